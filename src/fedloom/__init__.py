@@ -1,0 +1,174 @@
+"""fedloom: federated learning with reproducible runs.
+
+The public names, loaded when they are first used: ``import fedloom`` alone loads the standard library only.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedloom import data as data
+    from fedloom.algorithms import fedadagrad as fedadagrad
+    from fedloom.algorithms import fedadam as fedadam
+    from fedloom.algorithms import fedavg as fedavg
+    from fedloom.algorithms import fedavgm as fedavgm
+    from fedloom.algorithms import fedprox as fedprox
+    from fedloom.algorithms import fedsgd as fedsgd
+    from fedloom.algorithms import fedyogi as fedyogi
+    from fedloom.algorithms import scaffold as scaffold
+    from fedloom.analytics import label_set as label_set
+    from fedloom.analytics import moments as moments
+    from fedloom.analytics import standardise as standardise
+    from fedloom.core.algorithm import Algorithm as Algorithm
+    from fedloom.core.algorithm import ClientContext as ClientContext
+    from fedloom.core.algorithm import ClientProgram as ClientProgram
+    from fedloom.core.algorithm import ask as ask
+    from fedloom.core.algorithm import evaluate as evaluate
+    from fedloom.core.algorithm import gradient as gradient
+    from fedloom.core.algorithm import train as train
+    from fedloom.core.component import ComponentSpec as ComponentSpec
+    from fedloom.core.component import Recipe as Recipe
+    from fedloom.core.component import component as component
+    from fedloom.core.data import ClientDataset as ClientDataset
+    from fedloom.core.data import Schema as Schema
+    from fedloom.core.keys import Key as Key
+    from fedloom.core.learner import Capabilities as Capabilities
+    from fedloom.core.params import Leaf as Leaf
+    from fedloom.core.params import ParamSpec as ParamSpec
+    from fedloom.core.query import Preparation as Preparation
+    from fedloom.core.query import Query as Query
+    from fedloom.core.schedule import Ramp as Ramp
+    from fedloom.core.schedule import Schedule as Schedule
+    from fedloom.core.update import Aggregate as Aggregate
+    from fedloom.core.update import Update as Update
+    from fedloom.core.wire import Stage as Stage
+    from fedloom.core.wire import WireType as WireType
+    from fedloom.core.work import LocalEvaluation as LocalEvaluation
+    from fedloom.core.work import LocalGradient as LocalGradient
+    from fedloom.core.work import LocalQuery as LocalQuery
+    from fedloom.core.work import LocalWork as LocalWork
+    from fedloom.engines import RunInterrupted as RunInterrupted
+    from fedloom.engines import RunResult as RunResult
+    from fedloom.engines import local as local
+    from fedloom.errors import Error as Error
+    from fedloom.experiment import Experiment as Experiment
+    from fedloom.learners import logistic as logistic
+    from fedloom.learners import ridge as ridge
+    from fedloom.optim import adagrad as adagrad
+    from fedloom.optim import adam as adam
+    from fedloom.optim import cosine as cosine
+    from fedloom.optim import exponential as exponential
+    from fedloom.optim import inverse as inverse
+    from fedloom.optim import momentum as momentum
+    from fedloom.optim import sgd as sgd
+    from fedloom.optim import steps as steps
+    from fedloom.optim import warmup as warmup
+    from fedloom.optim import yogi as yogi
+    from fedloom.pipeline import chain as chain
+    from fedloom.pipeline import clip as clip
+    from fedloom.pipeline import mean as mean
+    from fedloom.pipeline import plain_sum as plain_sum
+    from fedloom.runtime.cohort import everyone as everyone
+    from fedloom.runtime.cohort import poisson as poisson
+    from fedloom.runtime.cohort import uniform as uniform
+    from fedloom.runtime.policy import RoundPolicy as RoundPolicy
+    from fedloom.runtime.record import RoundRecord as RoundRecord
+    from fedloom.runtime.stopping import any_of as any_of
+    from fedloom.runtime.stopping import max_rounds as max_rounds
+    from fedloom.runtime.stopping import patience as patience
+    from fedloom.runtime.stopping import target as target
+
+_HOME = {
+    "Aggregate": "core.update",
+    "Algorithm": "core.algorithm",
+    "Capabilities": "core.learner",
+    "ClientContext": "core.algorithm",
+    "ClientDataset": "core.data",
+    "ClientProgram": "core.algorithm",
+    "ComponentSpec": "core.component",
+    "Error": "errors",
+    "Experiment": "experiment",
+    "Key": "core.keys",
+    "Leaf": "core.params",
+    "LocalEvaluation": "core.work",
+    "LocalGradient": "core.work",
+    "LocalQuery": "core.work",
+    "LocalWork": "core.work",
+    "ParamSpec": "core.params",
+    "Preparation": "core.query",
+    "Query": "core.query",
+    "Ramp": "core.schedule",
+    "Recipe": "core.component",
+    "RoundPolicy": "runtime.policy",
+    "RoundRecord": "runtime.record",
+    "RunInterrupted": "engines",
+    "RunResult": "engines",
+    "Schedule": "core.schedule",
+    "Schema": "core.data",
+    "Stage": "core.wire",
+    "Update": "core.update",
+    "WireType": "core.wire",
+    "adagrad": "optim",
+    "adam": "optim",
+    "any_of": "runtime.stopping",
+    "ask": "core.algorithm",
+    "chain": "pipeline",
+    "clip": "pipeline",
+    "component": "core.component",
+    "cosine": "optim",
+    "data": "",
+    "evaluate": "core.algorithm",
+    "everyone": "runtime.cohort",
+    "exponential": "optim",
+    "fedadagrad": "algorithms",
+    "fedadam": "algorithms",
+    "fedavg": "algorithms",
+    "fedavgm": "algorithms",
+    "fedprox": "algorithms",
+    "fedsgd": "algorithms",
+    "fedyogi": "algorithms",
+    "gradient": "core.algorithm",
+    "inverse": "optim",
+    "label_set": "analytics",
+    "local": "engines",
+    "logistic": "learners",
+    "max_rounds": "runtime.stopping",
+    "mean": "pipeline",
+    "moments": "analytics",
+    "momentum": "optim",
+    "patience": "runtime.stopping",
+    "plain_sum": "pipeline",
+    "poisson": "runtime.cohort",
+    "ridge": "learners",
+    "scaffold": "algorithms",
+    "sgd": "optim",
+    "standardise": "analytics",
+    "steps": "optim",
+    "target": "runtime.stopping",
+    "train": "core.algorithm",
+    "uniform": "runtime.cohort",
+    "warmup": "optim",
+    "yogi": "optim",
+}
+"""Public name to the module that holds it; an empty module is a package of that name."""
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module, once."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fedloom' has no attribute {name!r}")
+    value = import_module(f"fedloom.{home or name}")
+    if home:
+        value = getattr(value, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

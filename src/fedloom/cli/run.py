@@ -1,0 +1,72 @@
+"""``fedloom run`` and ``fedloom resume``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from fedloom.cli.progress import Progress
+from fedloom.cli.stored import experiment_of, with_overrides
+from fedloom.core.component import ComponentSpec, Json
+from fedloom.engines import LocalEngine, RunResult
+from fedloom.experiment.config import read
+from fedloom.experiment.registry import resolve
+from fedloom.experiment.spec import Experiment
+from fedloom.store import find
+
+
+def run_file(file: Path, overrides: Sequence[str], *, output: Path | None, save_rounds: bool, json: bool) -> None:
+    """Run an experiment file and print its summary."""
+    settings = read(file, overrides)
+    result = engine_of(settings.engine).run(
+        settings.experiment,
+        output=settings.output if output is None else output,
+        base=settings.base,
+        save_rounds=save_rounds,
+        on_round=() if json else (Progress(rounds_of(settings.experiment, settings.base)),),
+    )
+    print_result(result, json=json)
+
+
+def resume_run(name: str, overrides: Sequence[str], *, output: Path, json: bool) -> None:
+    """Continue a run and print its summary."""
+    folder = find(output, name)
+    experiment, base, engine = experiment_of(folder)
+    experiment = replace(experiment, stop=with_overrides(experiment.stop, overrides))
+    result = engine_of(engine).run(
+        experiment,
+        resume=folder,
+        base=base,
+        on_round=() if json else (Progress(rounds_of(experiment, base)),),
+    )
+    print_result(result, json=json)
+
+
+def engine_of(table: Mapping[str, Json]) -> LocalEngine:
+    """Return the engine that an ``[engine]`` table names."""
+    arguments = {key: value for key, value in table.items() if key != "name"}
+    engine = resolve(ComponentSpec("fedloom.engines", table.get("name", "local"), arguments))
+    assert isinstance(engine, LocalEngine), "local is the one engine so far"
+    return engine
+
+
+def rounds_of(experiment: Experiment, base: Path) -> int | None:
+    """Return the bound on rounds that the stop sets."""
+    stop = experiment.stop
+    resolved = resolve(stop, base=base) if isinstance(stop, ComponentSpec) else stop
+    rounds: int | None = resolved.rounds
+    return rounds
+
+
+def print_result(result: RunResult, *, json: bool) -> None:
+    """Print a result: one JSON object, or the summary."""
+    if json:
+        sys.stdout.write(msgspec.json.encode(result.as_json()).decode() + "\n")
+    else:
+        from fedloom.cli.summary import print_summary
+
+        print_summary(result)

@@ -1,0 +1,1 @@
+"""Words of the language: values and protocols that every other layer speaks in."""

@@ -1,0 +1,109 @@
+"""Learner: the adapter between a request for local work and whatever framework does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from fedloom.core.component import ComponentSpec
+from fedloom.core.data import ClientDataset, Schema
+from fedloom.core.keys import Key, Keys
+from fedloom.core.metrics import MetricSet, MetricSpec
+from fedloom.core.params import Dtype, ParamSpec, Vector
+from fedloom.core.work import EvaluationResult, GradientResult, LocalResult, LocalWork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a learner can do, or an algorithm needs; an algorithm's needs are checked when the plan is built."""
+
+    linear: bool = False
+    prox: bool = False
+    gradient: bool = False
+    examples: bool = False
+    """Of an algorithm: it needs the number of training rows of the whole population."""
+    block: Literal["same bytes", "close", "no"] = "no"
+    """How a client inside a block compares with the same client alone."""
+    deterministic: bool = True
+
+
+class Job(Struct, frozen=True):
+    """Local work of one client: its training rows, and the keys of this wave."""
+
+    work: LocalWork
+    data: ClientDataset
+    keys: Keys
+
+
+class Learner(Protocol):
+    """Trains and evaluates flat parameters on the rows of one client, or of a block of clients at once.
+
+    Attributes are read-only, so that frozen values satisfy the protocol.
+    """
+
+    @property
+    def spec(self) -> ComponentSpec | None:
+        """What built it."""
+        ...
+
+    @property
+    def layout(self) -> ParamSpec:
+        """Layout of the parameters."""
+        ...
+
+    @property
+    def dtype(self) -> Dtype:
+        """Type of the parameters."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What requests it can honour."""
+        ...
+
+    @property
+    def fit_metrics(self) -> MetricSpec:
+        """Metrics that every ``LocalResult`` carries."""
+        ...
+
+    @property
+    def evaluation_metrics(self) -> MetricSpec:
+        """Metrics that every ``EvaluationResult`` carries."""
+        ...
+
+    @property
+    def block(self) -> int:
+        """Clients that it likes to advance together on one core."""
+        ...
+
+    def init(self, key: Key) -> Vector:
+        """Return the parameters before round 1."""
+        ...
+
+    def fit(self, jobs: Sequence[Job]) -> Sequence[LocalResult]:
+        """Do the work of a block of clients, results in the order of the jobs; one client is a block of one."""
+        ...
+
+    def gradient(self, at: Vector, data: ClientDataset) -> GradientResult:
+        """Return the gradient of the objective over all rows of ``data``."""
+        ...
+
+    def evaluate(self, params: Vector, data: ClientDataset) -> EvaluationResult:
+        """Return the metrics of ``params`` over all rows of ``data``."""
+        ...
+
+    def figures(self, metrics: MetricSet) -> Mapping[str, float | None]:
+        """Return what people read (accuracy, AUROC, RMSE) from the merged metrics of evaluations; None: no value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerBuilder:
+    """A learner whose shape is known when the schema is agreed."""
+
+    build: Callable[[Schema], Learner]
+    task: Literal["classification", "regression"]
+    spec: ComponentSpec | None = None

@@ -1,0 +1,160 @@
+"""How much local work a client does, and how its numbers change by round."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from fedloom.core.component import ComponentSpec
+from fedloom.core.ids import ClientId
+from fedloom.core.keys import Stream, permutation
+from fedloom.core.optimizer import AnyOptimizer
+from fedloom.errors import ComponentError
+
+FULL_BATCH_ROWS = 64
+"""A full batch is padded to a multiple of this, a length that depends on its client alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """A number that changes by round: a pure function of the number of rounds before it, so 0 in round 1."""
+
+    at: Callable[[int], float]
+    spec: ComponentSpec | None = None
+
+
+def value_at(number: float | Ramp, round_number: int) -> float:
+    """Return a constant as it is, a ramp at a round; rounds count from 1."""
+    return number.at(round_number - 1) if isinstance(number, Ramp) else number
+
+
+def at_least_zero(name: str, number: float | Ramp) -> float | Ramp:
+    """Return a number or ramp; a constant is checked where it is written, a ramp checks its own.
+
+    Raises:
+        ComponentError: When the number is negative or not finite.
+    """
+    if not isinstance(number, Ramp) and not 0 <= number < math.inf:
+        raise ComponentError(f"{name} = {number}; expected 0 or more")
+    return number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Local work of one round: how many steps, over which batches, with which optimizer.
+
+    Exactly one of ``epochs`` (passes over the client's rows; bigger clients take more steps) and ``steps`` (a number,
+    or a table of client id to number) is given; without either it is one epoch. Each step's gradient is: mean loss of
+    the batch and penalty, plus the linear and proximal terms of the work; then clipped to ``clip_norm``; then
+    ``weight_decay * w`` is added, on every coordinate; then the optimizer makes a step of it. A batch size larger than
+    the client means that client's full batch; the last, shorter batch of an epoch is used.
+
+    Raises:
+        ComponentError: When a number is outside its range.
+    """
+
+    epochs: int | None = None
+    steps: int | Mapping[str, int] | None = None
+    batch_size: int | Literal["full"] = 32
+    learning_rate: float | Ramp = 0.1
+    optimizer: AnyOptimizer | None = None
+    """None is plain gradient descent. Its moments start afresh every round."""
+    clip_norm: float | None = None
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every number once, where it is written."""
+        if self.epochs is not None and self.steps is not None:
+            raise ComponentError("schedule: epochs and steps exclude each other; give one of them")
+        counts = self.steps.values() if isinstance(self.steps, Mapping) else [self.steps]
+        for name, count in [("epochs", self.epochs), *(("steps", count) for count in counts)]:
+            if count is not None and count < 1:
+                raise ComponentError(f"schedule: {name} = {count}; expected 1 or more")
+        if self.batch_size != "full" and self.batch_size < 1:
+            raise ComponentError(f'schedule: batch_size = {self.batch_size}; expected 1 or more, or "full"')
+        at_least_zero("schedule: learning_rate", self.learning_rate)
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ComponentError(f"schedule: clip_norm = {self.clip_norm}; expected more than 0")
+        if not self.weight_decay >= 0:
+            raise ComponentError(f"schedule: weight_decay = {self.weight_decay}; expected 0 or more")
+
+    @property
+    def plain(self) -> bool:
+        """True where a step is the learning rate times the gradient, nothing else."""
+        optimizer = self.optimizer is None or self.optimizer.plain
+        return optimizer and self.clip_norm is None and not self.weight_decay
+
+    def at(self, round_number: int, client: ClientId) -> Schedule:
+        """Return the schedule with the numbers of one round and one client.
+
+        Raises:
+            ComponentError: When ``steps`` is a table without this client.
+        """
+        if not isinstance(self.learning_rate, Ramp) and not isinstance(self.steps, Mapping):
+            return self
+        steps = self.steps
+        if isinstance(steps, Mapping):
+            if client not in steps:
+                raise ComponentError(f"schedule: steps has no entry for client {client!r}")
+            steps = steps[client]
+        return replace(self, learning_rate=value_at(self.learning_rate, round_number), steps=steps)
+
+    def batch_rows(self, count: int) -> int:
+        """Return the padded length of every batch of a client with ``count`` rows: it depends on that client alone."""
+        if self.batch_size == "full" or self.batch_size >= count:
+            return -(-count // FULL_BATCH_ROWS) * FULL_BATCH_ROWS
+        return self.batch_size
+
+    def order(self, count: int, stream: Stream) -> Order:
+        """Return which rows each step reads, for a client with ``count`` rows.
+
+        Every epoch is a fresh permutation drawn from ``stream.child("epoch", e)``; a full batch reads rows in order.
+        """
+        epochs = 1 if self.epochs is None else self.epochs
+        if self.batch_size == "full" or self.batch_size >= count:
+            steps = self.steps if isinstance(self.steps, int) else epochs
+            return Order(None, np.full(steps, count))
+        size = self.batch_size
+        per_epoch = -(-count // size)
+        steps = self.steps if isinstance(self.steps, int) else epochs * per_epoch
+        if steps == per_epoch and count == per_epoch * size:
+            return Order(
+                permutation(stream.child("epoch", 0), count).reshape(-1, size), _valid_rows(count, size, steps)
+            )
+        rows = np.zeros((-(-steps // per_epoch), per_epoch * size), dtype=np.int64)
+        for epoch, row in enumerate(rows):
+            row[:count] = permutation(stream.child("epoch", epoch), count)
+        return Order(rows.reshape(-1, size)[:steps], _valid_rows(count, size, steps))
+
+
+class Order(Struct, frozen=True):
+    """Which rows each local step reads.
+
+    ``rows`` has shape ``(steps, batch)``, None for a full batch in row order; ``valid`` counts the leading entries of
+    each step that are rows; the others are padding (they point at row 0 and have weight zero).
+    """
+
+    rows: npt.NDArray[np.int64] | None
+    valid: npt.NDArray[np.int64]
+
+    @property
+    def steps(self) -> int:
+        """Number of local steps."""
+        return len(self.valid)
+
+
+@functools.lru_cache(maxsize=4096)
+def _valid_rows(count: int, size: int, steps: int) -> npt.NDArray[np.int64]:
+    """Return how many rows each step really has: the last step of an epoch may have fewer."""
+    per_epoch = -(-count // size)
+    valid = np.full(steps, size)
+    valid[per_epoch - 1 :: per_epoch] = count - (per_epoch - 1) * size
+    valid.setflags(write=False)
+    return valid

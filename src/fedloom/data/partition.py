@@ -1,0 +1,199 @@
+"""Ways to deal the rows of one table to clients: pure functions from labels and a key to index arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedloom.core.component import ComponentSpec, component
+from fedloom.core.keys import Key, permutation
+from fedloom.core.params import Vector
+from fedloom.data.tables import plain_table
+from fedloom.errors import ComponentError, DataError
+
+Hands: TypeAlias = tuple[npt.NDArray[np.int64], ...]
+
+DRAWS = 100
+"""Draws of a Dirichlet partition before it is called impossible. A draw costs microseconds: only sizes are computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A way to deal rows to clients.
+
+    ``split`` takes the labels of all rows, shape ``(n,)``, and a key; it returns the rows of each client, ascending.
+    Every row belongs to exactly one client.
+
+    Example:
+        >>> sorted(rows.tolist() for rows in shards(2, 1).split(np.array([1, 0, 1, 0]), Key.from_seed(3)))
+        [[0, 2], [1, 3]]
+    """
+
+    clients: int
+    split: Callable[[Vector, Key], Hands]
+    spec: ComponentSpec | None = None
+
+
+@component("fedloom.partitions")
+def iid(clients: int) -> Partition:
+    """Deal rows at random, in numbers that differ by one at most.
+
+    Args:
+        clients: Number of clients, 1 or more.
+
+    Raises:
+        ComponentError: When ``clients`` is below 1; its ``split`` raises DataError when there are fewer rows.
+
+    Example:
+        >>> [len(rows) for rows in iid(3).split(np.zeros(8), Key.from_seed(0))]
+        [3, 3, 2]
+    """
+    _check_clients("iid", clients)
+
+    def split(labels: Vector, key: Key) -> Hands:
+        _check_rows("iid", labels, needed=clients)
+        return tuple(np.sort(part) for part in np.array_split(permutation(key, len(labels)), clients))
+
+    return Partition(clients, split)
+
+
+@component("fedloom.partitions")
+def dirichlet(clients: int, alpha: float, *, min_rows: int = 1) -> Partition:
+    """Deal the rows of each class by shares drawn from a symmetric Dirichlet distribution over clients.
+
+    A small ``alpha`` gives each class to a few clients, a large one gives every client the mix of the whole. A draw
+    that leaves some client with fewer than ``min_rows`` rows is drawn again, from the next key, up to ``DRAWS`` times.
+
+    Args:
+        clients: Number of clients, 1 or more.
+        alpha: Concentration, above 0.
+        min_rows: Fewest rows that a client may have.
+
+    Raises:
+        ComponentError: When an argument is outside its range; its ``split`` raises DataError, with the sizes that came
+            nearest, when no draw gives every client its rows.
+
+    Source:
+        Hsu, Qi, Brown 2019, arXiv:1909.06335, Section 3, draws a client's mix of classes; this draws a class's mix of
+        clients (differs: all rows are used, and sizes vary), as Yurochkin et al. 2019, arXiv:1905.12022, Section 4.
+
+    Example:
+        >>> parts = dirichlet(3, 0.5).split(np.arange(60) % 2, Key.from_seed(0))
+        >>> sum(len(rows) for rows in parts)
+        60
+    """
+    _check_clients("dirichlet", clients)
+    if not 0 < alpha < np.inf:
+        raise ComponentError(f"dirichlet: alpha = {alpha}; expected a finite number above 0")
+    if min_rows < 0:
+        raise ComponentError(f"dirichlet: min_rows = {min_rows}; expected 0 or more")
+
+    def split(labels: Vector, key: Key) -> Hands:
+        _check_rows("dirichlet", labels, needed=clients * max(1, min_rows))
+        if labels.dtype.kind == "f" and bool((labels != np.floor(labels)).any()):
+            raise DataError(
+                "dirichlet deals rows class by class; the labels are numbers with decimals. Use iid or shards"
+            )
+        _, class_of = np.unique(labels, return_inverse=True)
+        counts = np.bincount(class_of)
+        best = np.empty(0, dtype=np.int64)
+        for draw in range(DRAWS):
+            cuts = _cuts(counts, clients, alpha=alpha, key=key.child("draw", draw))
+            sizes = np.diff(cuts, axis=1).sum(axis=0)
+            if sizes.min() >= min_rows:
+                return _deal(class_of, cuts, key)
+            if not best.size or sizes.min() > best.min():
+                best = sizes
+        raise DataError(
+            f"dirichlet(clients={clients}, alpha={alpha}, min_rows={min_rows}) over {len(labels)} rows left a client "
+            f"with fewer than {min_rows} in each of {DRAWS} draws; the nearest one:\n{_size_table(best.tolist())}\n"
+            f"Use a larger alpha (such as {max(2 * alpha, 0.1):g}), fewer clients, or a smaller min_rows"
+        )
+
+    return Partition(clients, split)
+
+
+@component("fedloom.partitions")
+def shards(clients: int, shards_per_client: int = 2) -> Partition:
+    """Sort rows by label, cut them into equal shards, and deal the shards: each client sees few classes.
+
+    Args:
+        clients: Number of clients, 1 or more.
+        shards_per_client: Shards each client receives, 1 or more.
+
+    Raises:
+        ComponentError: When a number is below 1; its ``split`` raises DataError when there are fewer rows than shards.
+
+    Source:
+        McMahan et al. 2017, arXiv:1602.05629, Section 3, "pathological non-IID"; shards may differ by one row where
+        the rows do not divide (differs: no row is left out).
+
+    Example:
+        >>> labels = np.repeat(np.arange(4), 5)
+        >>> [np.unique(labels[rows]).size for rows in shards(2, 2).split(labels, Key.from_seed(1))]
+        [2, 2]
+    """
+    _check_clients("shards", clients)
+    if shards_per_client < 1:
+        raise ComponentError(f"shards: shards_per_client = {shards_per_client}; expected 1 or more")
+
+    def split(labels: Vector, key: Key) -> Hands:
+        pieces = clients * shards_per_client
+        _check_rows("shards", labels, needed=pieces)
+        cut = np.array_split(np.argsort(labels, kind="stable"), pieces)
+        dealt = permutation(key, pieces).reshape(clients, shards_per_client).tolist()
+        return tuple(np.sort(np.concatenate([cut[piece] for piece in hand])) for hand in dealt)
+
+    return Partition(clients, split)
+
+
+def client_names(count: int, *, digits: int = 1) -> tuple[str, ...]:
+    """Return names for clients that have none, zero-padded so that name order is index order.
+
+    Example:
+        >>> client_names(11)[:3]
+        ('client-00', 'client-01', 'client-02')
+    """
+    width = max(digits, len(str(count - 1)))
+    return tuple(f"client-{index:0{width}d}" for index in range(count))
+
+
+def _cuts(counts: npt.NDArray[np.int64], clients: int, *, alpha: float, key: Key) -> npt.NDArray[np.int64]:
+    """Return where each class is cut for the clients, shape ``(classes, clients + 1)``."""
+    shares = key.generator().dirichlet(np.full(clients, alpha), size=len(counts))
+    cuts = np.zeros((len(counts), clients + 1), dtype=np.int64)
+    cuts[:, 1:] = np.rint(np.cumsum(shares, axis=1) * counts[:, None])
+    cuts[:, -1] = counts
+    return np.minimum(cuts, counts[:, None])
+
+
+def _deal(class_of: npt.NDArray[np.int64], cuts: npt.NDArray[np.int64], key: Key) -> Hands:
+    hands: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(cuts.shape[1] - 1)]
+    for index, cut in enumerate(cuts):
+        rows = np.flatnonzero(class_of == index)
+        rows = rows[permutation(key.child("class", index), len(rows))]
+        for hand, start, stop in zip(hands, cut[:-1].tolist(), cut[1:].tolist(), strict=True):
+            hand.append(rows[start:stop])
+    return tuple(np.sort(np.concatenate(hand)) for hand in hands)
+
+
+def _check_clients(name: str, clients: int) -> None:
+    if clients < 1:
+        raise ComponentError(f"{name}: clients = {clients}; expected 1 or more")
+
+
+def _check_rows(name: str, labels: Vector, *, needed: int) -> None:
+    if len(labels) == 0:
+        raise DataError(f"{name} received no rows to deal")
+    if len(labels) < needed:
+        raise DataError(
+            f"{name} received {len(labels)} rows; expected at least {needed}. Use fewer clients or more rows"
+        )
+
+
+def _size_table(sizes: Sequence[int]) -> str:
+    return plain_table(("client", "rows"), list(zip(client_names(len(sizes)), sizes, strict=True)))

@@ -1,0 +1,196 @@
+"""LocalRun: the phases of one run in one process: preparations, then training, then the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fedloom.core.component import ComponentSpec, Json
+from fedloom.core.data import SPLITS, FederatedDataset, Split
+from fedloom.core.ids import RoundNumber, RunId
+from fedloom.core.learner import Learner
+from fedloom.core.params import Vector
+from fedloom.core.query import AnyPreparation
+from fedloom.data import check_rows
+from fedloom.engines.comparison import MOST_CLIENTS, Comparison, compare
+from fedloom.engines.journal import Journal
+from fedloom.engines.prepared_data import PreparedData
+from fedloom.engines.result import RunResult, Status
+from fedloom.engines.rounds import OnRound, Rounds, RoundSettings
+from fedloom.errors import DataError, PlanError
+from fedloom.experiment.plan import AnyPlan, build_learner, check_data, check_parts, prepare_plan, train_plan
+from fedloom.experiment.spec import Experiment
+from fedloom.runtime.coordinator import initial_state
+from fedloom.runtime.ports import Slot, decode_stored
+from fedloom.runtime.state import RunState, decode_state, peek
+from fedloom.store import RunFolder
+
+QUERY_BLOCK = 64
+_LOOKED_AT = 10_000
+"""Clients whose rows are looked at before round 1; beyond, a client's rows are seen when it is first invited."""
+
+
+class LocalRun:
+    """The phases of one run: preparations, then training, then the comparison."""
+
+    def __init__(self, settings: RoundSettings, experiment: Experiment, on_round: Sequence[OnRound]) -> None:
+        self.experiment = experiment
+        self.data = PreparedData(dataset_of(experiment))
+        self.population = check_data(self.data.dataset)
+        self.notes: list[str] = []
+        self._settings = settings
+        self._on_round = on_round
+        self._splits: tuple[Split, ...] = ()
+
+    def check(self) -> None:
+        """Refuse what cannot run, before anything is written.
+
+        Raises:
+            DataError: When rows cannot be used.
+            PlanError: When parts of the experiment do not fit together.
+        """
+        self._splits = self._look_at_rows()
+        check_parts(self.experiment, self.population, self._splits)
+        if not self.experiment.prepare:
+            self._plan(build_learner(self.experiment, self.data.schema))
+
+    def check_resumed(self, folder: RunFolder) -> None:
+        """Refuse to continue a run over other rows than it began with.
+
+        Raises:
+            DataError: When their fingerprints differ.
+        """
+        known = folder.read().fingerprint
+        if known is not None and known != self.data.dataset.fingerprint:
+            raise DataError(
+                f"the rows are not those that {folder.path} began with (their fingerprint differs): put the data back, "
+                "or start a new run"
+            )
+
+    def run(self, journal: Journal) -> RunResult:
+        """Run all phases from where the journal's folder left them; after ``check`` and ``check_resumed``."""
+        self.journal = journal
+        journal.fingerprint = self.data.dataset.fingerprint
+        rounds = Rounds(self._settings, self.data, journal, self._on_round)
+        saved, phase, prepared = self._restore()
+        for number in range(len(self.experiment.prepare)):
+            preparation: AnyPreparation = self.experiment.prepare[number]  # type: ignore[assignment]
+            if number >= phase:
+                plan = prepare_plan(self.experiment, number, self.data.schema, self.population)
+                state = self._state(plan, saved if number == phase else None, prepared)
+                state = rounds.run(plan, state, block=QUERY_BLOCK)
+                prepared = (*prepared, msgspec.to_builtins(preparation.query.result(state.server)))
+            self._adopt(preparation, prepared[number])
+        learner = build_learner(self.experiment, self.data.schema)
+        plan = self._plan(learner)
+        state = self._state(plan, saved if phase == plan.phase else None, prepared)
+        self._restore_clients(plan, state)
+        self._keep_start(plan, state)
+        state = rounds.run(plan, state, block=self.experiment.block or learner.block)
+        journal.write()
+        return self._result(plan, state, learner)
+
+    def _plan(self, learner: Learner) -> AnyPlan:
+        return train_plan(self.experiment, learner, self.population, self._splits)
+
+    def _adopt(self, preparation: AnyPreparation, result: Json) -> None:
+        answer = msgspec.convert(result, type=preparation.query.answer)
+        self.notes.extend(preparation.report(answer, self.data.schema))
+        self.data.add(preparation.transform(answer))
+
+    def _look_at_rows(self) -> tuple[Split, ...]:
+        seen: set[Split] = set()
+        for index in range(min(len(self.population), _LOOKED_AT)):
+            name = self.population.id(index)
+            data = self.data.dataset.client(name)
+            self.notes.extend(check_rows(name, data, self.data.schema))
+            seen.update(split for split in SPLITS if data.count(split))
+        return tuple(split for split in SPLITS if split in seen)
+
+    def _restore(self) -> tuple[bytes | None, int, tuple[Json, ...]]:
+        """Return the saved state, its phase, and the results of the preparations before it."""
+        folder = self.journal.folder
+        saved = None if folder is None else folder.read()
+        if saved is None or saved.state is None:
+            return None, 0, ()
+        _, phase, prepared = peek(saved.state)
+        self.journal.restore(saved.state, saved.records)
+        return saved.state, phase, prepared
+
+    def _state(self, plan: AnyPlan, saved: bytes | None, prepared: tuple[Json, ...]) -> RunState[Any]:
+        fresh = initial_state(plan, prepared=prepared, records=len(self.journal.records))
+        if saved is None:
+            return fresh
+        # A run that was short of updates may try again: what kept its clients from answering may be mended.
+        state = decode_state(saved, fresh)
+        return replace(state, retry=0) if state.retry > plan.policy.retries else self._reopened(plan, state)
+
+    def _reopened(self, plan: AnyPlan, state: RunState[Any]) -> RunState[Any]:
+        """Return a state that has ended where the stop of today holds, and only there: a resume may change it."""
+        if plan.program == "query" or state.pending is not None:
+            return state
+        history = [record for record in self.journal.records if record.program == plan.program]
+        return replace(state, stopped=plan.stop.holds(history) if history else None)
+
+    def _restore_clients(self, plan: AnyPlan, state: RunState[Any]) -> None:
+        folder = self.journal.folder
+        saved = None if folder is None else folder.read()
+        if saved is None:
+            return
+        broadcast = plan.algorithm.broadcast(state.server)
+        memory = plan.exchange.pipeline.start_memory
+        like = Slot(round=RoundNumber(1), state=plan.algorithm.client_init(broadcast), memory=memory)
+        for client, data in saved.clients.items():
+            self.journal.states.states[client] = decode_stored(data, like)
+        dtype = plan.start.dtype
+        self.journal.restore_params({number: np.frombuffer(data, dtype) for number, data in saved.params.items()})
+
+    def _keep_start(self, plan: AnyPlan, state: RunState[Any]) -> None:
+        if self.journal.params is not None and not self.journal.params:
+            self.journal.params[0] = plan.algorithm.params(state.server)
+
+    def _result(self, plan: AnyPlan, state: RunState[Any], learner: Learner) -> RunResult:
+        params = plan.algorithm.params(state.server)
+        records = self.journal.records
+        failed = any(record.failures or record.status != "closed" for record in records)
+        folder = self.journal.folder
+        history = None if self.journal.params is None else [self.journal.params[n] for n in sorted(self.journal.params)]
+        status: Status = "completed with warnings" if failed else "completed"
+        return RunResult(
+            status=status,
+            reason=state.stopped or "",
+            digest=plan.digest,
+            learner=learner,
+            schema=self.data.schema,
+            transforms=tuple(self.data.transforms),
+            prepared=state.prepared,
+            params=params,
+            records=tuple(records),
+            history=None if history is None else np.stack(history),
+            notes=tuple(self.notes),
+            comparison=self._compare(learner, plan.start),
+            run_id=None if folder is None else RunId(folder.run_id),
+            folder=None if folder is None else folder.path,
+        )
+
+    def _compare(self, learner: Learner, start: Vector) -> Comparison | None:
+        wanted = self.experiment.compare
+        if wanted is None:
+            wanted = len(self.population) <= MOST_CLIENTS and learner.capabilities.gradient
+        if not wanted:
+            return None
+        if not learner.capabilities.gradient:
+            raise PlanError("compare = true needs a learner that can give its gradient")
+        names = [self.population.id(index) for index in range(len(self.population))]
+        return compare(learner, start, [(name, self.data.client(name)) for name in names])
+
+
+def dataset_of(experiment: Experiment) -> FederatedDataset:
+    """Return the data set of an experiment whose names have been resolved."""
+    if isinstance(experiment.data, ComponentSpec):
+        raise PlanError("data was not resolved before planning")
+    return experiment.data

@@ -1,0 +1,95 @@
+"""Every error that fedloom raises on purpose.
+
+Error:
+    ├── ConfigError        an experiment file or a ``--set`` breaks rules: all violations at once
+    ├── ComponentError     a name that nothing provides, or an argument outside its range
+    ├── MissingExtra       an optional package is not installed: names the extra
+    ├── PipelineError      stages in an order that cannot work
+    ├── PlanError          an experiment whose parts do not fit together
+    ├── DataError          rows, columns or labels that cannot be used as they are
+    ├── CodecError         bytes that are not the message they claim to be
+    ├── StoreError         a run folder or index that cannot be read, written or owned
+    ├── AlgorithmError     the server step of an algorithm raised, or gave numbers that are not finite
+    └── RunStopped         a run that could not go on: too few updates, by the policy
+
+What happens to *a client* is a value (``core.messages.Failure``), never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class Error(Exception):
+    """Base class of all errors that fedloom raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """One rule that a setting breaks, and where.
+
+    ``where`` is ``file:line`` or the name of the flag, ``path`` the dotted key.
+    """
+
+    where: str
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        """Return the violation as one line, place first, as compilers do."""
+        return f"{self.where}: {self.path}: {self.message}"
+
+
+class ConfigError(Error):
+    """A file or flag breaks one or more rules; carries all of them."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        super().__init__("\n".join(str(violation) for violation in self.violations))
+
+
+class ComponentError(Error):
+    """A component that does not exist, or an argument that it cannot take."""
+
+
+class MissingExtra(Error):
+    """An optional package is absent."""
+
+    def __init__(self, feature: str, *, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"{feature} needs the `{extra}` extra: pip install 'fedloom[{extra}]'")
+
+
+class PipelineError(Error):
+    """A stage received a wire type that it cannot work on."""
+
+    def __init__(self, stage: str, *, received: object, advice: str) -> None:
+        self.stage = stage
+        self.received = received
+        self.advice = advice
+        super().__init__(f"{stage} received {received}. {advice}")
+
+
+class PlanError(Error):
+    """The parts of an experiment do not fit together."""
+
+
+class DataError(Error):
+    """Rows, columns or labels that cannot be used as they are."""
+
+
+class CodecError(Error):
+    """Bytes that do not decode into what was expected."""
+
+
+class StoreError(Error):
+    """A run folder or the index of runs cannot be read, written or owned."""
+
+
+class AlgorithmError(Error):
+    """The server step of an algorithm raised, or its result is not finite."""
+
+
+class RunStopped(Error):
+    """A run could not go on; what was reached is kept and can be resumed."""

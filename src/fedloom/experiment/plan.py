@@ -1,0 +1,237 @@
+"""From an experiment to the plans of its phases: one per preparation, then training.
+
+Everything that can be known before the first order is checked here: names that do not fit together, stages in an order
+that cannot work, a learner that cannot honour what the algorithm asks, metrics that nothing will compute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedloom.core.algorithm import AnyAlgorithm
+from fedloom.core.component import ComponentSpec
+from fedloom.core.data import FederatedDataset, Population, Schema, Split
+from fedloom.core.keys import Key
+from fedloom.core.learner import Capabilities, Learner, LearnerBuilder
+from fedloom.core.metrics import NO_METRICS
+from fedloom.core.query import AnyPreparation, AnyQuery
+from fedloom.errors import DataError, PlanError
+from fedloom.experiment.registry import resolve
+from fedloom.experiment.spec import Experiment
+from fedloom.pipeline import Pipeline, total_pipeline
+from fedloom.runtime.cohort import Cohort, everyone
+from fedloom.runtime.exchange import exchange
+from fedloom.runtime.plan import (
+    Evaluation,
+    RunPlan,
+    as_algorithm,
+    as_evaluation,
+    evaluation_metrics,
+    keeps_state,
+    train_exchange,
+)
+from fedloom.runtime.policy import RoundPolicy
+from fedloom.runtime.stopping import Stop, max_rounds
+from fedloom.runtime.summary import PHASES
+
+AnyPlan = RunPlan[Any, Any, Any]
+_QUERY_ROUNDS = 1000
+
+
+def resolve_experiment(experiment: Experiment, *, base: Path) -> Experiment:
+    """Return an experiment in which every named component is a value; the digest stays the same.
+
+    Args:
+        experiment: Values and names in any mixture.
+        base: Folder that relative paths start from.
+
+    Raises:
+        ComponentError: When a name is unknown or an argument is wrong.
+        DataError: When a file that a component reads is not as it must be.
+    """
+
+    def value(component: Any) -> Any:
+        return resolve(component, base=base) if isinstance(component, ComponentSpec) else component
+
+    single = ("data", "learner", "algorithm", "pipeline", "metrics_pipeline", "cohort", "evaluate_cohort", "stop")
+    values = {name: value(getattr(experiment, name)) for name in single}
+    return replace(experiment, prepare=tuple(value(item) for item in experiment.prepare), **values)
+
+
+def query_plan(
+    query: AnyQuery,
+    schema: Schema,
+    *,
+    digest: str,
+    phase: int,
+    key: Key,
+    population: Population,
+    pipeline: Pipeline | None = None,
+    policy: RoundPolicy | None = None,
+) -> AnyPlan:
+    """Return the plan of a query: every client is asked, and all that answer count.
+
+    Raises:
+        PipelineError: When the pipeline cannot carry the answer.
+    """
+    algorithm = as_algorithm(query, schema)
+    carried = exchange(
+        query.parts(schema),
+        NO_METRICS,
+        total_pipeline() if pipeline is None else pipeline,
+        dtype="float64",
+        weight=False,
+    )
+    return RunPlan(
+        digest=digest,
+        phase=phase,
+        program="query",
+        algorithm=algorithm,
+        exchange=carried,
+        start=np.empty(0),
+        key=key,
+        population=population,
+        cohort=everyone(),
+        policy=RoundPolicy(quorum=1.0, on_short="retry", retries=0) if policy is None else policy,
+        stop=max_rounds(_QUERY_ROUNDS),
+        done=query.done,
+    )
+
+
+def prepare_plan(experiment: Experiment, phase: int, schema: Schema, population: Population) -> AnyPlan:
+    """Return the plan of one preparation of an experiment."""
+    preparation: AnyPreparation = _value(experiment.prepare[phase])
+    key = Key.from_seed(experiment.seed).child("prepare", phase)
+    return query_plan(preparation.query, schema, digest=experiment.digest, phase=phase, key=key, population=population)
+
+
+def build_learner(experiment: Experiment, schema: Schema) -> Learner:
+    """Return the learner for the agreed schema.
+
+    Raises:
+        DataError: When the schema does not fit it.
+    """
+    learner = _value(experiment.learner)
+    return learner.build(schema) if isinstance(learner, LearnerBuilder) else learner
+
+
+def check_parts(experiment: Experiment, population: Population, splits: tuple[Split, ...]) -> None:
+    """Check what can be known before the schema is agreed: cohort, policy and stop against the data.
+
+    Raises:
+        PlanError: When they do not fit together.
+    """
+    _check_cohort(_value(experiment.cohort), experiment.policy, population)
+    _check_cohort(_value(experiment.evaluate_cohort), RoundPolicy(), population)
+    _check_stop(_value(experiment.stop), splits)
+
+
+def train_plan(experiment: Experiment, learner: Learner, population: Population, splits: tuple[Split, ...]) -> AnyPlan:
+    """Return the plan of training.
+
+    Args:
+        experiment: All components resolved.
+        learner: Built for the agreed schema.
+        population: All clients.
+        splits: The splits that have rows at some client.
+
+    Raises:
+        PlanError: When parts of the experiment do not fit together.
+        PipelineError: When a stage cannot work on what it gets.
+    """
+    check_parts(experiment, population, splits)
+    algorithm: AnyAlgorithm = _value(experiment.algorithm)
+    pipeline: Pipeline = _value(experiment.pipeline)
+    _check_capabilities(algorithm, learner.capabilities, population)
+    key = Key.from_seed(experiment.seed).child("train")
+    start = learner.init(key.child("init"))
+    carried = train_exchange(algorithm, learner.layout, learner.fit_metrics, pipeline, dtype=learner.dtype)
+    metrics_pipeline = _value(experiment.metrics_pipeline)
+    reported = exchange(
+        {},
+        evaluation_metrics(learner, splits),
+        Pipeline(stages=(), aggregator=pipeline.aggregator) if metrics_pipeline is None else metrics_pipeline,
+        dtype="float64",
+        weight=False,
+    )
+    return RunPlan(
+        digest=experiment.digest,
+        phase=len(experiment.prepare),
+        program="train",
+        algorithm=algorithm,
+        exchange=carried,
+        start=start,
+        key=key,
+        population=population,
+        cohort=_value(experiment.cohort),
+        policy=experiment.policy,
+        stop=_value(experiment.stop),
+        stateful=keeps_state(algorithm, carried, start),
+        learner=learner,
+        evaluation=Evaluation(
+            splits=splits,
+            algorithm=as_evaluation(algorithm, splits),
+            exchange=reported,
+            cohort=_value(experiment.evaluate_cohort),
+            every=experiment.evaluate_every,
+        ),
+    )
+
+
+def check_data(dataset: FederatedDataset) -> Population:
+    """Return the population of a data set.
+
+    Raises:
+        DataError: When it has no clients.
+    """
+    population = dataset.population()
+    if len(population) == 0:
+        raise DataError("the data set has no clients: nothing to train on")
+    return population
+
+
+def _value(component: Any) -> Any:
+    """Return a component that is a value; plans are made after names have been resolved."""
+    if isinstance(component, ComponentSpec):
+        raise PlanError(f"{component.group} {component.name!r} was not resolved before planning")
+    return component
+
+
+def _check_capabilities(algorithm: AnyAlgorithm, can: Capabilities, population: Population) -> None:
+    lacking = [
+        name for name in ("linear", "prox", "gradient") if getattr(algorithm.needs, name) and not getattr(can, name)
+    ]
+    if lacking:
+        raise PlanError(
+            f"{algorithm.name} asks for the terms {lacking} of local work, which this learner cannot honour; choose "
+            "another algorithm or learner"
+        )
+    if algorithm.needs.examples and population.examples is None:
+        raise PlanError(
+            f"{algorithm.name} with weighting='examples' needs the number of training rows of all clients, which this "
+            "data set does not tell; use weighting='uniform'"
+        )
+
+
+def _check_cohort(cohort: Cohort, policy: RoundPolicy, population: Population) -> None:
+    clients = len(population)
+    if cohort.least > clients:
+        raise PlanError(f"cohort.{cohort.name} asks for {cohort.least} clients; the data have {clients}")
+    most = min(clients, cohort.least if cohort.name == "uniform" else clients)
+    if isinstance(policy.quorum, int) and policy.quorum > most:
+        raise PlanError(f"policy.quorum = {policy.quorum} is more than the {most} clients of a round")
+
+
+def _check_stop(stop: Stop, splits: tuple[Split, ...]) -> None:
+    for metric in stop.metrics:
+        phase = metric.split("/")[0]
+        known = {PHASES[split] for split in splits if split != "test"} | {"fit"}
+        if phase not in known:
+            raise PlanError(
+                f"stop.{stop.name} reads {metric!r}, but no client has such rows; known are {sorted(known)}. "
+                "For validation metrics set data.validation above 0"
+            )

@@ -1,0 +1,5 @@
+"""One file per framework that can train a client's model."""
+
+from fedloom.learners.linear import LinearLearner, logistic, ridge
+
+__all__ = ["LinearLearner", "logistic", "ridge"]

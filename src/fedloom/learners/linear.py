@@ -1,0 +1,335 @@
+"""Linear models in numpy: logistic regression with two classes or more, and ridge regression.
+
+Objective of a client: ``mean loss + l2/2 |w|^2``, so ``l2 = 1 / (C n)`` of scikit-learn; the intercept is free of the
+penalty unless asked otherwise. Parameters: ``coef`` (classes, or 1 for two classes and for regression) row-major, then
+``intercept``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedloom.core.component import ComponentSpec, component
+from fedloom.core.data import FEATURES, LABEL, ClientDataset, Schema
+from fedloom.core.keys import NO_SECRET, Key, Keys
+from fedloom.core.learner import Capabilities, Job, LearnerBuilder
+from fedloom.core.metrics import Histogram, Mean, Metric, MetricSet, MetricSpec
+from fedloom.core.params import Dtype, Leaf, ParamSpec, Vector
+from fedloom.core.ranking import (
+    BINS,
+    auroc,
+    auroc_of_counts,
+    average_precision,
+    average_precision_of_counts,
+    score_histogram,
+)
+from fedloom.core.schedule import Schedule
+from fedloom.core.work import EvaluationResult, GradientResult, LocalResult, LocalWork
+from fedloom.errors import ComponentError, DataError
+from fedloom.learners.linear_block import LinearModel, advance, full_batch, group_jobs
+from fedloom.learners.linear_loss import LOGISTIC, SOFTMAX, SQUARED, LinearLoss
+
+_CACHE_BYTES = 1 << 20
+_BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearLearner:
+    """Trains linear models; a block of clients advances in stacked products with the bytes of one by one."""
+
+    model: LinearModel
+    layout: ParamSpec
+    dtype: Dtype
+    start: Vector | None
+    capabilities: Capabilities = field(default=Capabilities(linear=True, prox=True, gradient=True, block="same bytes"))
+    spec: ComponentSpec | None = None
+
+    @property
+    def fit_metrics(self) -> MetricSpec:
+        """The mean loss over the rows that local steps read, each at the parameters of its step."""
+        return MetricSpec({"loss": Mean})
+
+    @property
+    def evaluation_metrics(self) -> MetricSpec:
+        """Sums that the figures are computed from."""
+        loss = self.model.loss
+        if not loss.classes:
+            return MetricSpec(dict.fromkeys(("loss", "objective", "squared_error", "label", "label_squared"), Mean))
+        kinds = {"loss": Mean, "objective": Mean, "accuracy": Mean, "brier": Mean}
+        return MetricSpec(kinds | {"scores": 2 * BINS} if loss is LOGISTIC else kinds)
+
+    @property
+    def block(self) -> int:
+        """As many clients as keep parameters and gradients within a core's cache, 10 to 25."""
+        return int(np.clip(_CACHE_BYTES // (2 * self.model.size * self.model.dtype.itemsize), 10, 25))
+
+    def init(self, key: Key) -> Vector:
+        """Return the given start, or zeros: the objective is convex, so nothing is gained by drawing."""
+        del key
+        params = np.zeros(self.model.size, self.model.dtype) if self.start is None else self.start.copy()
+        params.setflags(write=False)
+        return params
+
+    def fit(self, jobs: Sequence[Job]) -> Sequence[LocalResult]:
+        """Do the local work of a block, a group of equal padded length at a time."""
+        results: dict[int, LocalResult] = {}
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # a diverging client ends as an invalid update, not a warning
+            for positions in group_jobs(jobs).values():
+                for some in self._within_memory(jobs, positions):
+                    results.update(zip(some, advance(self.model, [jobs[position] for position in some]), strict=True))
+        return [results[position] for position in range(len(jobs))]
+
+    def gradient(self, at: Vector, data: ClientDataset) -> GradientResult:
+        """Return gradient and value of the client's objective, penalty included."""
+        model, count = self.model, len(data.arrays[LABEL])
+        schedule = Schedule(steps=1, batch_size="full", learning_rate=0.0)
+        job = Job(LocalWork(start=at, schedule=schedule), data, Keys(Key.from_seed(0), NO_SECRET))
+        length = schedule.batch_rows(count)
+        rows, labels, weights, row_weights = full_batch(model, [job], length)
+        params = np.asarray(at, model.dtype)[None]
+        residual = model.logits(params, rows, np.empty((1, length, model.outputs), model.dtype))
+        trace = np.empty((1, 2, length), model.dtype)
+        model.loss.residual(residual, labels, weights, trace)
+        gradient = model.pull(residual, rows, np.empty_like(params))[0]
+        gradient[: model.penalised] += model.l2 * params[0, : model.penalised]
+        loss = float((model.loss.losses(trace) * row_weights).sum()) / count + self.penalty(at)
+        return GradientResult(gradient=gradient, loss=loss, examples=count)
+
+    def penalty(self, params: Vector) -> float:
+        """Return ``l2/2 |w|^2`` over the penalised parameters."""
+        penalised = params[: self.model.penalised].astype(np.float64)
+        return self.model.l2 / 2 * float(penalised @ penalised)
+
+    def evaluate(self, params: Vector, data: ClientDataset) -> EvaluationResult:
+        """Return the metrics of ``params`` over the rows of ``data``, and this client's exact figures."""
+        model, labels = self.model, np.asarray(data.arrays[LABEL], self.model.label_dtype)
+        count = len(labels)
+        rows = np.ascontiguousarray(data.arrays[FEATURES], model.dtype)[None]
+        block = np.asarray(params, model.dtype)[None]
+        logits = model.logits(block, rows, np.empty((1, count, model.outputs), model.dtype))
+        z = logits[0].astype(np.float64)
+        trace = np.empty((1, 2, count))
+        model.loss.residual(z[None].copy(), labels[None], np.ones((1, count)), trace)
+        losses = model.loss.losses(trace)[0]
+        objective = float((losses * model.row_weights(labels)).sum()) + count * self.penalty(params)
+        metrics: dict[str, Metric] = {"loss": Mean(float(losses.sum()), count), "objective": Mean(objective, count)}
+        exact: dict[str, float | None] = {}
+        if not model.loss.classes:
+            error, y = z[:, 0] - labels, labels.astype(np.float64)
+            for name, terms in (("squared_error", error * error), ("label", y), ("label_squared", y * y)):
+                metrics[name] = Mean(float(terms.sum()), count)
+        else:
+            shares = _probabilities(z)
+            metrics["accuracy"] = Mean(float((shares.argmax(axis=1) == labels).sum()), count)
+            metrics["brier"] = Mean(float(_brier(shares, labels).sum()), count)
+            if model.loss is LOGISTIC:
+                metrics["scores"] = Histogram(score_histogram(z[:, 0], labels == 1))
+                exact = {
+                    "auroc": auroc(z[:, 0], labels == 1),
+                    "average_precision": average_precision(z[:, 0], labels == 1),
+                }
+        return EvaluationResult(metrics, {**self.figures(metrics), **exact})
+
+    def figures(self, metrics: MetricSet) -> Mapping[str, float | None]:
+        """Return what people read from merged metrics; ranking measures come from the histograms."""
+        values = {name: metric.value for name, metric in metrics.items() if isinstance(metric, Mean)}
+        if not all(math.isfinite(value) for value in values.values()):
+            return dict.fromkeys(values)
+        if not self.model.loss.classes:
+            variance = values["label_squared"] - values["label"] ** 2
+            r2 = 1 - values["squared_error"] / variance if variance > 0 else None
+            rmse = math.sqrt(values["squared_error"])
+            return {"loss": values["loss"], "objective": values["objective"], "rmse": rmse, "r2": r2}
+        figures: dict[str, float | None] = {**values, "log_loss": values["loss"]}
+        scores = metrics.get("scores")
+        if isinstance(scores, Histogram):
+            figures["auroc"] = auroc_of_counts(scores.counts)
+            figures["average_precision"] = average_precision_of_counts(scores.counts)
+        return figures
+
+    def predict(self, params: Vector, features: Vector) -> Vector:
+        """Return class probabilities ``(rows, classes)``, or predicted numbers ``(rows,)`` for regression."""
+        coef, intercept = self.model.split(np.asarray(params, self.model.dtype)[None])
+        z = features.astype(self.model.dtype, copy=False) @ coef[0].T + (0 if intercept is None else intercept[0])
+        return _probabilities(z.astype(np.float64)) if self.model.loss.classes else z[:, 0]
+
+    def _within_memory(self, jobs: Sequence[Job], positions: Sequence[int]) -> list[Sequence[int]]:
+        """Cut a group so that its padded rows stay small; a cut changes no bytes."""
+        first = jobs[positions[0]]
+        rows = first.work.schedule.batch_rows(len(first.data.arrays[LABEL]))
+        each = rows * self.model.features * self.model.dtype.itemsize
+        most = max(1, _BLOCK_BYTES // max(each, 1))
+        return [positions[i : i + most] for i in range(0, len(positions), most)]
+
+
+def _probabilities(z: Vector) -> Vector:
+    """Return class probabilities of logits ``(rows, outputs)``; one logit means two classes."""
+    if z.shape[1] == 1:
+        positive = (1.0 + np.tanh(z / 2)) / 2
+        return np.concatenate([1.0 - positive, positive], axis=1)
+    shifted = np.exp(z - z.max(axis=1, keepdims=True))
+    shares: Vector = shifted / shifted.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _brier(shares: Vector, labels: Vector) -> Vector:
+    """Return the squared error of each row's probabilities: of the positive class for two classes, else of all."""
+    truth: Vector = np.eye(shares.shape[1])[labels]
+    errors: Vector = (shares - truth) ** 2
+    return errors[:, 1] if shares.shape[1] == 2 else errors.sum(axis=1)
+
+
+@component("fedloom.learners")
+def logistic(
+    *,
+    l2: float = 1e-3,
+    intercept: bool = True,
+    penalise_intercept: bool = False,
+    dtype: Dtype = "float64",
+    class_weight: Mapping[str, float] | None = None,
+    start: Path | Sequence[float] | None = None,
+) -> LearnerBuilder:
+    """Logistic regression: one logit for two classes, softmax for more.
+
+    Args:
+        l2: Penalty ``l2/2 |w|^2`` beside the mean loss; ``1 / (C n)`` of scikit-learn.
+        intercept: Fit one.
+        penalise_intercept: Put the penalty on the intercept as well.
+        dtype: Type of parameters and local arithmetic.
+        class_weight: Weight of each row's loss by class name; a class left out has 1. The mean still divides by rows.
+        start: Parameters before round 1: a ``.npy`` file, or numbers. Zeros by default.
+
+    Raises:
+        ComponentError: When a number is outside its range.
+        DataError: When the schema is agreed: fewer than two classes, an unknown class in ``class_weight``, or a start
+            of another length.
+    """
+    _check_l2("logistic", l2)
+
+    def build(schema: Schema) -> LinearLearner:
+        classes = schema.classes
+        if classes is None or len(classes) < 2:
+            found = "no agreed classes" if classes is None else f"the classes {list(classes)}"
+            raise DataError(
+                f'logistic needs two classes or more; the data have {found}. Add [[prepare]] name = "label_set", or '
+                "declare the classes with the data"
+            )
+        two = len(classes) == 2
+        return _learner(
+            schema,
+            loss=LOGISTIC if two else SOFTMAX,
+            outputs=1 if two else len(classes),
+            l2=l2,
+            intercept=intercept,
+            penalise_intercept=penalise_intercept,
+            dtype=dtype,
+            class_weights=_class_weights(class_weight, classes, dtype),
+            start=start,
+        )
+
+    return LearnerBuilder(build, "classification")
+
+
+@component("fedloom.learners")
+def ridge(
+    *,
+    l2: float = 1e-3,
+    intercept: bool = True,
+    penalise_intercept: bool = False,
+    dtype: Dtype = "float64",
+    start: Path | Sequence[float] | None = None,
+) -> LearnerBuilder:
+    """Ridge regression: mean of ``(w x + b - y)^2 / 2``, plus ``l2/2 |w|^2``; scikit-learn's alpha is ``l2 n``.
+
+    Args:
+        l2: Penalty beside the mean loss.
+        intercept: Fit one.
+        penalise_intercept: Put the penalty on the intercept as well.
+        dtype: Type of parameters and local arithmetic.
+        start: Parameters before round 1: a ``.npy`` file, or numbers. Zeros by default.
+
+    Raises:
+        ComponentError: When a number is outside its range.
+    """
+    _check_l2("ridge", l2)
+
+    def build(schema: Schema) -> LinearLearner:
+        return _learner(
+            schema,
+            loss=SQUARED,
+            outputs=1,
+            l2=l2,
+            intercept=intercept,
+            penalise_intercept=penalise_intercept,
+            dtype=dtype,
+            class_weights=None,
+            start=start,
+        )
+
+    return LearnerBuilder(build, "regression")
+
+
+def _learner(
+    schema: Schema,
+    *,
+    loss: LinearLoss,
+    outputs: int,
+    l2: float,
+    intercept: bool,
+    penalise_intercept: bool,
+    dtype: Dtype,
+    class_weights: Vector | None,
+    start: Path | Sequence[float] | None,
+) -> LinearLearner:
+    model = LinearModel(
+        loss=loss,
+        outputs=outputs,
+        features=len(schema.columns),
+        intercept=intercept,
+        l2=l2,
+        penalise_intercept=penalise_intercept,
+        dtype=np.dtype(dtype),
+        class_weights=class_weights,
+    )
+    leaves = (Leaf("coef", (outputs, model.features)), Leaf("intercept", (outputs,)))
+    layout = ParamSpec(leaves if intercept else leaves[:1])
+    return LinearLearner(model=model, layout=layout, dtype=dtype, start=_read_start(start, layout, model))
+
+
+def _check_l2(name: str, l2: float) -> None:
+    if not 0 <= l2 < math.inf:
+        raise ComponentError(f"{name}(l2={l2}): expected a number from 0")
+
+
+def _class_weights(given: Mapping[str, float] | None, classes: Sequence[str], dtype: Dtype) -> Vector | None:
+    if given is None:
+        return None
+    unknown = sorted(set(given) - set(classes))
+    if unknown:
+        raise DataError(f"class_weight names {unknown}; the classes are {list(classes)}")
+    bad = {name: weight for name, weight in given.items() if not 0 < weight < math.inf}
+    if bad:
+        raise ComponentError(f"class_weight has {bad}; expected positive numbers")
+    return np.array([given.get(name, 1.0) for name in classes], dtype)
+
+
+def _read_start(start: Path | Sequence[float] | None, layout: ParamSpec, model: LinearModel) -> Vector | None:
+    if start is None:
+        return None
+    try:
+        vector = np.load(start, allow_pickle=False) if isinstance(start, Path) else np.asarray(start)
+    except (OSError, ValueError) as error:
+        raise DataError(f"start = {str(start)!r} cannot be read as a .npy array: {error}") from error
+    if vector.shape != (layout.size,) or vector.dtype.kind not in "fiu" or not np.isfinite(vector).all():
+        names = ", ".join(f"{leaf.name} {leaf.shape}" for leaf in layout.leaves)
+        raise DataError(
+            f"start has shape {vector.shape} and dtype {vector.dtype}; expected {layout.size} finite numbers: {names}"
+        )
+    return vector.astype(model.dtype)

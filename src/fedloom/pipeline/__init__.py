@@ -1,0 +1,21 @@
+"""The onion around a sum: stages, aggregators, and the tree that adds."""
+
+from fedloom.pipeline.chain import BoundPipeline, Pipeline, chain, mean_pipeline, total_pipeline
+from fedloom.pipeline.clip import clip
+from fedloom.pipeline.mean import mean
+from fedloom.pipeline.plain_sum import PlainSum, plain_sum
+from fedloom.pipeline.tree_sum import TreeSum, tree_total
+
+__all__ = [
+    "BoundPipeline",
+    "Pipeline",
+    "PlainSum",
+    "TreeSum",
+    "chain",
+    "clip",
+    "mean",
+    "mean_pipeline",
+    "plain_sum",
+    "total_pipeline",
+    "tree_total",
+]

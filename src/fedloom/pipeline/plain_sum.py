@@ -1,0 +1,124 @@
+"""plain_sum: the sum of the clients' vectors, each readable by the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedloom.core.aggregator import Abort, Continue, Finish, Payload
+from fedloom.core.component import ComponentSpec, component
+from fedloom.core.ids import ClientId
+from fedloom.core.keys import Keys
+from fedloom.core.params import Vector
+from fedloom.core.wire import WireType
+from fedloom.errors import Error
+from fedloom.pipeline.tree_sum import TreeSum
+
+
+class PlainSumServer:
+    """Folds one vector a client into a tree over cohort positions."""
+
+    def __init__(self, cohort: Sequence[ClientId]) -> None:
+        self._cohort = tuple(cohort)
+        self._slots = {client: slot for slot, client in enumerate(cohort)}
+        self._tree = TreeSum(len(cohort))
+        self._sent = [False] * len(cohort)
+        self._waiting = len(cohort)
+
+    def receive(self, sender: ClientId, message: Payload) -> None:
+        """Fold one client's vector in.
+
+        Raises:
+            Error: When the sender is not of the cohort, was lost, or has sent before.
+        """
+        slot = self._slot(sender)
+        self._tree.add(slot, message)
+        self._sent[slot] = True
+        self._waiting -= 1
+
+    def lose(self, client: ClientId) -> None:
+        """Leave a client out."""
+        self._tree.lose(self._slot(client))
+        self._waiting -= 1
+
+    def advance(self) -> Continue | Finish | Abort:
+        """Return the sum when every client has sent or is lost."""
+        if self._waiting > 0:
+            return Continue()
+        total = self._tree.total()
+        if total is None:
+            return Abort("no client sent a value")
+        return Finish(total, tuple(c for c, sent in zip(self._cohort, self._sent, strict=True) if sent))
+
+    def partial(self) -> PlainSumServer:
+        """Return an empty server of the same cohort."""
+        return PlainSumServer(self._cohort)
+
+    def merge(self, other: PlainSumServer) -> None:
+        """Fold in another server's sum of other clients of the same cohort."""
+        self._tree.merge(other._tree)
+        self._sent = [mine or theirs for mine, theirs in zip(self._sent, other._sent, strict=True)]
+        self._waiting -= len(self._cohort) - other._waiting
+
+    def _slot(self, client: ClientId) -> int:
+        slot = self._slots.get(client)
+        if slot is None:
+            raise Error(f"{client!r} is not of this round's cohort")
+        return slot
+
+
+@dataclass(frozen=True, slots=True)
+class PlainSumClient:
+    """Sends its vector, once."""
+
+    value: Vector
+
+    def open(self) -> Payload:
+        """Return the vector."""
+        return self.value
+
+    def reply(self, message: Payload) -> Payload:
+        """Refuse: a plain sum asks for nothing more.
+
+        Raises:
+            Error: Always.
+        """
+        raise Error(f"a plain sum has one message; the server sent {type(message).__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class PlainSum:
+    """The aggregator of ``plain_sum()``."""
+
+    name: str = "plain_sum"
+    mergeable: bool = True
+    shows_messages: bool = True
+    payloads: tuple[type, ...] = (np.ndarray,)
+    spec: ComponentSpec | None = None
+
+    def plan(self, wire: WireType) -> WireType:
+        """Accept any wire type."""
+        return wire
+
+    def server(self, cohort: Sequence[ClientId], keys: Keys) -> PlainSumServer:
+        """Return the server side of one round."""
+        del keys
+        return PlainSumServer(cohort)
+
+    def client(self, me: ClientId, value: Vector, keys: Keys) -> PlainSumClient:
+        """Return the client side of one round."""
+        del me, keys
+        return PlainSumClient(value)
+
+
+@component("fedloom.aggregators")
+def plain_sum() -> PlainSum:
+    """Sum without protection: the server reads every client's vector.
+
+    Example:
+        >>> plain_sum().mergeable
+        True
+    """
+    return PlainSum()

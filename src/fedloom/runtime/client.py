@@ -1,0 +1,305 @@
+"""ClientNode: the client side of a round, without IO; one client, or a block, by the same path.
+
+``begin`` starts a program for each order, ``drive`` answers all programs in waves, ``finish`` encodes what they return.
+A client alone is a block of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar, assert_never
+
+import numpy as np
+from msgspec import Struct, structs
+
+from fedloom.core.algorithm import Algorithm, ClientContext, ClientProgram
+from fedloom.core.data import ClientDataset
+from fedloom.core.ids import ClientId
+from fedloom.core.keys import NO_SECRET, Keys, SecretKey
+from fedloom.core.learner import Job, Learner
+from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, FailureKind, Refused, RoundOrder
+from fedloom.core.params import Vector
+from fedloom.core.update import Update
+from fedloom.core.work import (
+    ClientReply,
+    ClientRequest,
+    EvaluationResult,
+    LocalEvaluation,
+    LocalGradient,
+    LocalQuery,
+    LocalResult,
+    LocalWork,
+    QueryResult,
+)
+from fedloom.errors import PlanError
+from fedloom.runtime.exchange import Exchange
+from fedloom.runtime.plan import RunPlan
+from fedloom.runtime.ports import NOTHING_STORED, ClientStates, Slot, StoredState
+
+B = TypeVar("B")
+C = TypeVar("C")
+log = logging.getLogger(__name__)
+
+
+class ClientNode(Struct, Generic[B, C], frozen=True, kw_only=True):
+    """One client: its rows, its state, the plan it has checked, and its secrets."""
+
+    client: ClientId
+    plan: RunPlan[Any, B, C]
+    data: ClientDataset
+    states: ClientStates
+    secret: SecretKey = NO_SECRET
+    debug: bool = False
+    """Raise a program's exception in place, for work on an algorithm or learner."""
+
+    def receive(self, order: RoundOrder[B]) -> ClientMessage:
+        """Do what one order asks."""
+        return run_block([self], [order])[0]
+
+
+class Program(Struct, Generic[C], kw_only=True):
+    """A started client program and what it runs with."""
+
+    node: ClientNode[Any, C]
+    order: RoundOrder[Any]
+    exchange: Exchange
+    generator: ClientProgram[C]
+    context: ClientContext
+    train: ClientDataset
+    stored: StoredState
+    memory: Vector
+
+
+class Outcome(Struct, Generic[C], frozen=True):
+    """How a program ended: with an update and a state, or with the reason why not."""
+
+    update: Update | None = None
+    state: C | None = None
+    problem: Refused | Failed | None = None
+
+
+def run_block(nodes: Sequence[ClientNode[B, C]], orders: Sequence[RoundOrder[B]]) -> Sequence[ClientMessage]:
+    """Do what the orders ask, all nodes together; messages in the order of the nodes.
+
+    The nodes share one plan, and the orders are of one round and program.
+    """
+    programs = [begin(node, order) for node, order in zip(nodes, orders, strict=True)]
+    started = [program for program in programs if isinstance(program, Program)]
+    finished = iter(finish(started, drive(started)))
+    return [next(finished) if isinstance(program, Program) else program for program in programs]
+
+
+def begin(node: ClientNode[B, C], order: RoundOrder[B]) -> Program[C] | Refused:
+    """Check an order, settle the client's state by its word, and start the program it names."""
+    plan = node.plan
+    if order.digest != plan.digest:
+        return _refused(order, f"PLAN_MISMATCH: the order is of experiment {order.digest[:12]}, not {plan.digest[:12]}")
+    algorithm, exchange = plan.program_of(order.program)
+    train = node.data.split("train")
+    examples = node.data.count("train")
+    if examples == 0 and order.program != "query":
+        return _refused(order, "NO_DATA: no training rows")
+    key = plan.round_key(order.round, order.retry).child("client", node.client)
+    context = ClientContext(node.client, order.round, examples, key)
+    stored, state, memory = _settle(node, order, algorithm, exchange)
+    return Program(
+        node=node,
+        order=order,
+        exchange=exchange,
+        generator=algorithm.client(order.broadcast, state, context),
+        context=context,
+        train=train,
+        stored=stored,
+        memory=memory,
+    )
+
+
+def drive(programs: Sequence[Program[C]]) -> list[Outcome[C]]:
+    """Run programs to their ends in waves: collect each one's next request, answer all of a kind together."""
+    outcomes: list[Outcome[C] | None] = [None] * len(programs)
+    replies: dict[int, ClientReply | None] = dict.fromkeys(range(len(programs)))
+    wave = 0
+    while replies:
+        requests: dict[int, ClientRequest] = {}
+        for position, reply in replies.items():
+            asked = _advance(programs[position], reply)
+            if isinstance(asked, Outcome):
+                outcomes[position] = asked
+            else:
+                requests[position] = asked
+        replies = {}
+        for position, answer in _answer(programs, requests, wave).items():
+            if isinstance(answer, Outcome):
+                outcomes[position] = answer
+            else:
+                replies[position] = answer
+        wave += 1
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def finish(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> list[ClientMessage]:
+    """Encode the updates of a block, keep the clients' states as pending, and return one message each."""
+    messages: dict[int, ClientMessage] = {}
+    sound: list[int] = []
+    for position, (program, outcome) in enumerate(zip(programs, outcomes, strict=True)):
+        problem = outcome.problem
+        if problem is None and outcome.update is not None:
+            wrong = program.exchange.check(outcome.update)
+            problem = None if wrong is None else _failed(program.order, "invalid", wrong)
+        if problem is None:
+            sound.append(position)
+        else:
+            messages[position] = problem
+    encoded = _encode([programs[i] for i in sound], [outcomes[i] for i in sound])
+    messages.update(zip(sound, encoded, strict=True))
+    return [messages[position] for position in range(len(programs))]
+
+
+def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> list[ClientMessage]:
+    if not programs:
+        return []
+    exchange, order = programs[0].exchange, programs[0].order
+    updates = [outcome.update for outcome in outcomes if outcome.update is not None]
+    rows = exchange.rows(updates)
+    shows = exchange.pipeline.aggregator.shows_messages
+    # Where the server reads single messages it refuses what is not finite; where it does not, the client must.
+    finite = [True] * len(rows) if shows else [bool(np.isfinite(row).all()) for row in rows]
+    keys = [Keys(program.context.key, program.node.secret) for program in programs]
+    memory = (
+        np.stack([program.memory for program in programs]) if exchange.pipeline.memory else _no_memory(len(programs))
+    )
+    encoded, renewed = exchange.pipeline.encode(rows, order.settings, memory, keys)
+    messages: list[ClientMessage] = []
+    for position, (program, update) in enumerate(zip(programs, updates, strict=True)):
+        if not finite[position]:
+            detail = "the update holds a NaN or an infinity: local training diverged; lower the learning rate"
+            messages.append(_failed(order, "invalid", detail))
+            continue
+        _keep_pending(program, outcomes[position].state, renewed[position].copy())
+        sender = exchange.pipeline.aggregator.client(program.node.client, encoded[position], keys[position])
+        scores = update.scores if shows else {}
+        messages.append(AggregatorMessage(round=order.round, retry=order.retry, payload=sender.open(), scores=scores))
+    return messages
+
+
+def _no_memory(clients: int) -> Vector:
+    return np.empty((clients, 0))
+
+
+def _settle(
+    node: ClientNode[B, C], order: RoundOrder[B], algorithm: Algorithm[Any, Any, Any], exchange: Exchange
+) -> tuple[StoredState, Any, Vector]:
+    """Return what the client keeps now, and the state and memory that this order's program starts from."""
+    settled = NOTHING_STORED
+    if node.plan.stateful:
+        stored = node.states.load(node.client)
+        settled = stored.settle(order.committed)
+        if settled is not stored:
+            node.states.save(node.client, settled)
+    if settled.committed is not None:
+        return settled, settled.committed.state, settled.committed.memory
+    return settled, algorithm.client_init(order.broadcast), exchange.pipeline.start_memory
+
+
+def _keep_pending(program: Program[C], state: C | None, memory: Vector) -> None:
+    node, order = program.node, program.order
+    if order.program == "evaluate" or not node.plan.stateful:
+        return
+    pending = Slot(round=order.round, state=state, memory=memory)
+    node.states.save(node.client, StoredState(committed=program.stored.committed, pending=pending))
+
+
+def _advance(program: Program[C], reply: ClientReply | None) -> ClientRequest | Outcome[C]:
+    """Send a program its answer; return what it asks next, or how it ended."""
+    generator = program.generator
+    try:
+        return next(generator) if reply is None else generator.send(reply)
+    except StopIteration as stop:
+        update, state = stop.value
+        return Outcome(update, state)
+    except Exception as error:
+        return _crashed(program, error)
+
+
+def _answer(
+    programs: Sequence[Program[C]], requests: dict[int, ClientRequest], wave: int
+) -> dict[int, ClientReply | Outcome[C]]:
+    """Answer one wave: local work of all clients together, the other requests one by one."""
+    work = {position: request for position, request in requests.items() if isinstance(request, LocalWork)}
+    answers: dict[int, ClientReply | Outcome[C]] = dict(_fit_block(programs, work, wave))
+    for position, request in requests.items():
+        if position not in answers:
+            answers[position] = _reply(programs[position], request, wave)
+    return answers
+
+
+def _fit_block(programs: Sequence[Program[C]], work: dict[int, LocalWork], wave: int) -> dict[int, LocalResult]:
+    """Train a block; when that raises, return nothing: one by one will show which client is to blame."""
+    if not work:
+        return {}
+    first = programs[next(iter(work))]
+    try:
+        jobs = [_job(programs[position], request, wave) for position, request in work.items()]
+        return dict(zip(work, _learner(first).fit(jobs), strict=True))
+    except Exception:
+        if first.node.debug:
+            raise
+        return {}
+
+
+def _reply(program: Program[C], request: ClientRequest, wave: int) -> ClientReply | Outcome[C]:
+    """Answer one request of one program; an exception is that client's crash."""
+    try:
+        match request:
+            case LocalWork():
+                return _learner(program).fit([_job(program, request, wave)])[0]
+            case LocalGradient():
+                return _learner(program).gradient(request.at, program.train)
+            case LocalQuery():
+                return QueryResult(request.read(program.train))
+            case LocalEvaluation():
+                return _evaluate(program, request)
+    except Exception as error:
+        return _crashed(program, error)
+    assert_never(request)
+
+
+def _job(program: Program[Any], work: LocalWork, wave: int) -> Job:
+    context = program.context
+    schedule = work.schedule.at(context.round, context.client)
+    if schedule is not work.schedule:
+        work = structs.replace(work, schedule=schedule)
+    return Job(work, program.train, Keys(context.key.child("wave", wave), program.node.secret))
+
+
+def _evaluate(program: Program[Any], request: LocalEvaluation) -> EvaluationResult:
+    data = program.node.data
+    if data.count(request.split) == 0:
+        return EvaluationResult({})
+    return _learner(program).evaluate(request.params, data.split(request.split))
+
+
+def _learner(program: Program[Any]) -> Learner:
+    learner = program.node.plan.learner
+    if learner is None:
+        raise PlanError(f"{program.order.program} rounds have no learner: a query may only ask its question")
+    return learner
+
+
+def _crashed(program: Program[Any], error: Exception) -> Outcome[Any]:
+    if program.node.debug:
+        raise error
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    log.warning("client=%s round=%s crashed", program.node.client, program.order.round, exc_info=error)
+    detail = f"{type(error).__name__}: {error}"
+    return Outcome(problem=_failed(program.order, "crashed", detail, f"{frame.filename}:{frame.lineno}"))
+
+
+def _refused(order: RoundOrder[Any], reason: str) -> Refused:
+    return Refused(round=order.round, retry=order.retry, reason=reason)
+
+
+def _failed(order: RoundOrder[Any], kind: FailureKind, detail: str, where: str | None = None) -> Failed:
+    return Failed(round=order.round, retry=order.retry, kind=kind, detail=detail, where=where)

@@ -1,0 +1,511 @@
+"""Coordinator: the server side of one phase of a run as a state machine. No clock, no socket, no file, no thread.
+
+``open_round`` gives the orders of a round, ``receive`` and ``lose`` take what becomes of them, ``advance`` returns
+effects up to the next thing that must be durable; the engine performs each and asks again. A crash between any two
+effects loses nothing that was counted: the next coordinator starts from the last saved state and comes to the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fedloom.core import codec
+from fedloom.core.aggregator import Abort, Continue, Finish, Payload
+from fedloom.core.events import DpEvent
+from fedloom.core.ids import ClientId, RoundNumber
+from fedloom.core.keys import NO_SECRET, Keys, SecretKey
+from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, Failure, Program, Refused, RoundOrder
+from fedloom.core.params import Vector
+from fedloom.core.update import Aggregate
+from fedloom.core.wire import SumInfo
+from fedloom.errors import AlgorithmError, Error
+from fedloom.runtime.exchange import Exchange
+from fedloom.runtime.plan import RunPlan
+from fedloom.runtime.record import Figures, RoundRecord
+from fedloom.runtime.state import RunState
+from fedloom.runtime.summary import client_figures, evaluation_figures, fit_figures
+
+S = TypeVar("S")
+B = TypeVar("B")
+C = TypeVar("C")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """Write a privacy event to the ledger: the sum it covers is opened after this."""
+
+    event: DpEvent
+    round: RoundNumber
+    retry: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Store the released sum, noise included, before anything reads it. Only where the pipeline adds noise."""
+
+    released: Vector
+    included: tuple[ClientId, ...]
+    round: RoundNumber
+    retry: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save(Generic[S]):
+    """Make a state the one that a resume starts from."""
+
+    state: RunState[S]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send an aggregator's message to a client."""
+
+    to: ClientId
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A round is over; its record is final."""
+
+    record: RoundRecord
+
+
+Effect: TypeAlias = Append | Keep | Save[Any] | Send | Closed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """There is no next round; ``failed`` where the run could not go on, in contrast to having reached its end."""
+
+    reason: str
+    failed: bool = False
+
+
+def initial_state(plan: RunPlan[S, B, C], *, prepared: tuple[Any, ...] = (), records: int = 0) -> RunState[S]:
+    """Return the state before the first round of a phase."""
+    return RunState(
+        digest=plan.digest,
+        phase=plan.phase,
+        round=0,
+        retry=0,
+        server=plan.algorithm.init(plan.start),
+        stages=plan.exchange.pipeline.init(),
+        prepared=prepared,
+        records=records,
+    )
+
+
+class Coordinator(Generic[S, B, C]):
+    """The server side of one phase.
+
+    Args:
+        plan: What is run.
+        state: Where it stands: ``initial_state(plan)``, or one that was saved.
+        records: The history of this phase, as far as ``state`` has it.
+        secret: The coordinator's own entropy, for noise.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan[S, B, C],
+        state: RunState[S],
+        records: Sequence[RoundRecord] = (),
+        *,
+        secret: SecretKey | None = None,
+    ) -> None:
+        self._plan = plan
+        self._state = state
+        self._records = list(records)
+        self._secret: SecretKey = NO_SECRET if secret is None else secret
+        self._open: OpenRound | None = None
+        self._closing: Iterator[Sequence[Effect]] | None = None
+
+    @property
+    def state(self) -> RunState[S]:
+        """The state after the last finished step."""
+        return self._state
+
+    @property
+    def records(self) -> Sequence[RoundRecord]:
+        """The history of this phase."""
+        return self._records
+
+    def open_round(self, away: npt.NDArray[np.int64] | None = None) -> Mapping[ClientId, RoundOrder[Any]] | Stopped:
+        """Return one order per invited client, or why there is no next round.
+
+        Args:
+            away: Indices into the population of clients that cannot be invited, ascending; None: everyone can.
+
+        Raises:
+            Error: When a round is open already.
+        """
+        if self._open is not None:
+            raise Error("a round is open: close it by advance() before the next")
+        plan, state = self._plan, self._state
+        if state.stopped is not None:
+            return Stopped(reason=state.stopped)
+        if state.retry > plan.policy.retries:
+            return Stopped(reason=f"round {state.round + 1} was short of updates {state.retry} times", failed=True)
+        evaluating = state.pending is not None and plan.evaluation is not None
+        program: Program = "evaluate" if evaluating else plan.program
+        round_number = RoundNumber(state.round if evaluating else state.round + 1)
+        cohort = plan.evaluation.cohort if evaluating and plan.evaluation is not None else plan.cohort
+        key = plan.round_key(round_number, state.retry)
+        drawn = cohort.draw(key.child(f"{program} cohort"), len(plan.population), away)
+        clients = [plan.population.id(index) for index in drawn.tolist()]
+        algorithm, exchange = plan.program_of(program)
+        template: RoundOrder[Any] = RoundOrder(
+            round=round_number,
+            retry=state.retry,
+            digest=plan.digest,
+            program=program,
+            broadcast=algorithm.broadcast(state.server),
+            settings=exchange.pipeline.settings(state.stages if not evaluating else exchange.pipeline.init()),
+        )
+        orders = {
+            client: replace(template, committed=state.included[client]) if client in state.included else template
+            for client in clients
+        }
+        self._open = OpenRound(clients, template, exchange, Keys(key, self._secret))
+        self._open.bytes_down = _bytes_down(template, orders)
+        return orders
+
+    def receive(self, sender: ClientId, message: ClientMessage) -> None:
+        """Take one client's message; what is late, doubled or of nobody invited is noted and changes nothing."""
+        if self._open is None:
+            log.info("client=%s late", sender)
+            return
+        self._open.receive(sender, message)
+
+    def lose(self, client: ClientId, failure: Failure) -> None:
+        """Note that nothing more will come from a client in this round."""
+        if self._open is not None:
+            self._open.lose(client, failure)
+
+    def partial(self) -> OpenRound:
+        """Return an empty copy of the open round for a worker to receive into.
+
+        Raises:
+            Error: When no round is open, or the aggregator is not mergeable.
+        """
+        if self._open is None:
+            raise Error("no round is open")
+        return self._open.partial()
+
+    def merge(self, part: OpenRound) -> None:
+        """Take over what a worker's part of the round has received."""
+        if self._open is not None:
+            self._open.merge(part)
+
+    def advance(self) -> Sequence[Effect]:
+        """Return the effects up to the next thing that must be durable; empty: it waits for messages, or is done."""
+        if self._open is None:
+            return ()
+        if self._closing is None:
+            match self._open.server.advance():
+                case Continue(messages):
+                    return [Send(to, payload) for to, payload in messages]
+                case Abort(reason):
+                    self._closing = self._close_short(reason)
+                case Finish(total, included):
+                    self._closing = self._close(total, included)
+        effects = next(self._closing, None)
+        if effects is None:
+            self._open = self._closing = None
+            return ()
+        return effects
+
+    def _close(self, total: Vector, included: tuple[ClientId, ...]) -> Iterator[Sequence[Effect]]:
+        opened = self._opened
+        order = opened.order
+        if order.program == "evaluate":
+            yield from self._close_evaluation(total, included)
+            return
+        needed = self._plan.policy.needed(len(opened.cohort))
+        if len(included) < needed:
+            yield from self._close_short(
+                f"{len(included)} of {len(opened.cohort)} clients sent an update; {needed} are needed"
+            )
+            return
+        pipeline = opened.exchange.pipeline
+        event = self._plan.cohort.event(pipeline.event())
+        yield [Append(event=event, round=order.round, retry=order.retry)]
+        released = pipeline.release(total, self._secret)
+        if released is not total:
+            yield [Keep(released=released, included=included, round=order.round, retry=order.retry)]
+        aggregate, stages = self._aggregate(released, len(included))
+        server = self._step(aggregate)
+        record = opened.record("closed", included, fit_figures(aggregate.metrics))
+        self._state = replace(
+            self._state,
+            round=order.round,
+            retry=0,
+            server=server,
+            stages=stages,
+            included=self._included(included, order.round),
+            pending=record,
+        )
+        if self._evaluation_due(record):
+            yield [Save(self._state)]
+        else:
+            yield self._finish_round(record)
+
+    def _close_evaluation(self, total: Vector, included: tuple[ClientId, ...]) -> Iterator[Sequence[Effect]]:
+        opened, plan = self._opened, self._plan
+        record, evaluation, learner = self._state.pending, plan.evaluation, plan.learner
+        assert record is not None and evaluation is not None and learner is not None, (
+            "an evaluation round has all three"
+        )
+        info = self._info(len(included))
+        decoded, _ = opened.exchange.pipeline.decode(total, opened.exchange.pipeline.init(), info)
+        metrics = opened.exchange.read_metrics(decoded)
+        clients = {client: client_figures(opened.scores[client]) for client in included if opened.scores.get(client)}
+        figures = evaluation_figures(learner, evaluation.splits, metrics, clients)
+        yield self._finish_round(opened.extend(record, figures, clients))
+
+    def _close_short(self, reason: str) -> Iterator[Sequence[Effect]]:
+        opened, policy = self._opened, self._plan.policy
+        order = opened.order
+        if order.program == "evaluate":
+            record = self._state.pending
+            assert record is not None, "an evaluation round has a pending record"
+            yield self._finish_round(opened.extend(record, {}, {}))
+            return
+        if not opened.cohort or policy.on_short == "skip":
+            self._state = replace(self._state, round=order.round, retry=0)
+            yield self._finish_round(opened.record("skipped", (), {}))
+            return
+        stop = policy.on_short == "stop" or order.retry >= policy.retries
+        log.warning("round=%s retry=%s short: %s", order.round, order.retry, reason)
+        self._state = replace(self._state, retry=policy.retries + 1 if stop else order.retry + 1)
+        record = opened.record("retried", (), {})
+        self._records.append(record)
+        self._state = replace(self._state, records=self._state.records + 1)
+        yield [Save(self._state), Closed(record)]
+
+    def _finish_round(self, record: RoundRecord) -> Sequence[Effect]:
+        """Commit a round's record, and with it the decision whether the phase ends."""
+        self._records.append(record)
+        stopped = self._plan.stop.holds(self._records)
+        if stopped is None and self._plan.program == "query" and self._query_done():
+            stopped = "answered"
+        self._state = replace(self._state, pending=None, records=self._state.records + 1, stopped=stopped)
+        return [Save(self._state), Closed(record)]
+
+    def _evaluation_due(self, record: RoundRecord) -> bool:
+        evaluation = self._plan.evaluation
+        if evaluation is None:
+            return False
+        last = self._plan.stop.holds([*self._records, record]) is not None
+        return last or record.round % evaluation.every == 0
+
+    def _query_done(self) -> bool:
+        done = self._plan.done
+        return done is not None and done(self._state.server)
+
+    def _aggregate(self, released: Vector, clients: int) -> tuple[Aggregate, tuple[Any, ...]]:
+        opened, plan = self._opened, self._plan
+        info = self._info(clients)
+        decoded, stages = opened.exchange.pipeline.decode(released, self._state.stages, info)
+        if not np.isfinite(decoded).all():
+            raise AlgorithmError(
+                f"round {opened.order.round}: the aggregate holds a NaN or an infinity though every update was finite: "
+                "the sum overflowed, or its weights are all zero"
+            )
+        by_rows = plan.algorithm.weighting == "examples" and plan.algorithm.needs.examples
+        aggregate = opened.exchange.aggregate(
+            decoded,
+            clients=clients,
+            population=len(plan.population),
+            examples=plan.population.examples if by_rows else None,
+            round_number=opened.order.round,
+        )
+        return aggregate, stages
+
+    def _step(self, aggregate: Aggregate) -> S:
+        algorithm = self._plan.algorithm
+        try:
+            server = algorithm.step(self._state.server, aggregate)
+            params = algorithm.params(server)
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise AlgorithmError(
+                f"round {aggregate.round}: the server step of {algorithm.name} raised {type(error).__name__}: {error} "
+                f"({frame.filename}:{frame.lineno}). Nothing of this round was committed: mend it and resume"
+            ) from error
+        if not np.isfinite(params).all():
+            raise AlgorithmError(
+                f"round {aggregate.round}: the server step of {algorithm.name} gave a NaN or an infinity; the round "
+                "was not committed. Lower the server's learning rate and start again"
+            )
+        return server
+
+    def _included(self, included: tuple[ClientId, ...], round_number: RoundNumber) -> Mapping[ClientId, RoundNumber]:
+        if not self._plan.stateful:
+            return self._state.included
+        return {**self._state.included, **dict.fromkeys(included, round_number)}
+
+    def _info(self, clients: int) -> SumInfo:
+        expected = self._plan.cohort.expected(len(self._plan.population))
+        return SumInfo(clients=clients, expected_clients=expected, round=self._opened.order.round)
+
+    @property
+    def _opened(self) -> OpenRound:
+        assert self._open is not None, "a round is closed only when it is open"
+        return self._open
+
+
+class OpenRound:
+    """What one open round has received so far; a worker's part of it is one of these too."""
+
+    def __init__(self, cohort: Sequence[ClientId], order: RoundOrder[Any], exchange: Exchange, keys: Keys) -> None:
+        self.cohort = cohort
+        self.order = order
+        self.exchange = exchange
+        self.server = exchange.pipeline.aggregator.server(cohort, keys)
+        self.scores: dict[ClientId, Mapping[str, float | None]] = {}
+        self.failures: dict[ClientId, Failure] = {}
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self._keys = keys
+        self._waiting = set(cohort)
+        self._vector_bytes: int | None = None
+
+    def receive(self, sender: ClientId, message: ClientMessage) -> None:
+        """Take one client's message, once."""
+        order = self.order
+        if sender not in self._waiting or (message.round, message.retry) != (order.round, order.retry):
+            log.info(
+                "client=%s round=%s retry=%s ignored: late, doubled or not invited",
+                sender,
+                message.round,
+                message.retry,
+            )
+            return
+        self.bytes_up += self._length(message)
+        match message:
+            case AggregatorMessage():
+                self._fold(sender, message)
+            case Refused():
+                self._fail(sender, Failure(client=sender, phase=order.program, kind="refused", detail=message.reason))
+            case Failed():
+                self._fail(
+                    sender,
+                    Failure(
+                        client=sender,
+                        phase=order.program,
+                        kind=message.kind,
+                        detail=message.detail,
+                        where=message.where,
+                    ),
+                )
+
+    def lose(self, client: ClientId, failure: Failure) -> None:
+        """Note that a client will send nothing more."""
+        if client in self._waiting:
+            self._fail(client, failure)
+
+    def partial(self) -> OpenRound:
+        """Return an empty copy for a worker."""
+        if not self.exchange.pipeline.aggregator.mergeable:
+            raise Error(f"{self.exchange.pipeline.aggregator.name} is not mergeable: messages go one by one")
+        part = OpenRound.__new__(OpenRound)
+        part.__dict__.update(self.__dict__)
+        part.server = self.server.partial()
+        part.scores, part.failures, part._waiting = {}, {}, set(self._waiting)
+        part.bytes_up = part.bytes_down = 0
+        return part
+
+    def merge(self, part: OpenRound) -> None:
+        """Take over what a part has received of other clients."""
+        self.server.merge(part.server)
+        self.scores |= part.scores
+        self.failures |= part.failures
+        self.bytes_up += part.bytes_up
+        self._waiting &= part._waiting
+
+    def record(self, status: Any, included: tuple[ClientId, ...], metrics: Figures) -> RoundRecord:
+        """Return the record of this round."""
+        return RoundRecord(
+            round=self.order.round,
+            retry=self.order.retry,
+            program=self.order.program,
+            status=status,
+            invited=len(self.cohort),
+            included=included,
+            failures=self._failures(),
+            metrics=metrics,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+        )
+
+    def extend(self, record: RoundRecord, metrics: Figures, clients: dict[ClientId, Figures]) -> RoundRecord:
+        """Return the record of the training round that this evaluation belongs to, with both."""
+        return replace(
+            record,
+            metrics={**record.metrics, **metrics},
+            clients=clients,
+            failures=(*record.failures, *self._failures()),
+            bytes_up=record.bytes_up + self.bytes_up,
+            bytes_down=record.bytes_down + self.bytes_down,
+        )
+
+    def _failures(self) -> tuple[Failure, ...]:
+        """Return failures in cohort order, whatever the order of arrival."""
+        return tuple(self.failures[client] for client in self.cohort if client in self.failures)
+
+    def _fold(self, sender: ClientId, message: AggregatorMessage) -> None:
+        wrong = self._wrong(message.payload)
+        if wrong is not None:
+            self._fail(sender, Failure(client=sender, phase=self.order.program, kind="invalid", detail=wrong))
+            return
+        self._waiting.discard(sender)
+        self.scores[sender] = message.scores
+        self.server.receive(sender, message.payload)
+
+    def _wrong(self, payload: Payload) -> str | None:
+        if not isinstance(payload, np.ndarray):
+            allowed = self.exchange.pipeline.aggregator.payloads
+            return (
+                None
+                if isinstance(payload, tuple(allowed))
+                else f"a {type(payload).__name__} is no message of this round"
+            )
+        wire = self.exchange.pipeline.sent
+        if payload.shape != (wire.dim,) or payload.dtype != wire.dtype:
+            return f"the vector is {payload.dtype} {payload.shape}; this round sums {wire.dtype} ({wire.dim},)"
+        # A finite sum has finite terms; a sum that is not may only have overflowed, so then look at each.
+        if not math.isfinite(np.add.reduce(payload)) and not np.isfinite(payload).all():
+            return "the update holds a NaN or an infinity: local training diverged; lower the learning rate"
+        return None
+
+    def _fail(self, client: ClientId, failure: Failure) -> None:
+        self._waiting.discard(client)
+        self.failures[client] = failure
+        self.server.lose(client)
+
+    def _length(self, message: ClientMessage) -> int:
+        """Return the length of a message on the wire; vectors of one round differ in nothing that changes it."""
+        if not isinstance(message, AggregatorMessage) or message.scores or not isinstance(message.payload, np.ndarray):
+            return codec.encoded_length(message)
+        if self._vector_bytes is None:
+            self._vector_bytes = codec.encoded_length(message)
+        return self._vector_bytes
+
+
+def _bytes_down(template: RoundOrder[Any], orders: Mapping[ClientId, RoundOrder[Any]]) -> int:
+    """Return the length of all orders on the wire: they differ in ``committed`` alone."""
+    base = codec.encoded_length(template) - len(msgspec.msgpack.encode(None))
+    return sum(base + len(msgspec.msgpack.encode(order.committed)) for order in orders.values())

@@ -1,0 +1,106 @@
+"""Exchange: what clients send in one program, as a vector and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedloom.core.ids import RoundNumber
+from fedloom.core.metrics import MetricSet, MetricSpec
+from fedloom.core.params import ParamSpec, Vector
+from fedloom.core.update import Aggregate, Update
+from fedloom.core.wire import WireType
+from fedloom.errors import Error
+from fedloom.pipeline import BoundPipeline, Pipeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """Parts, metrics and weight of an update in wire order, and the pipeline that carries them."""
+
+    parts: Mapping[str, ParamSpec]
+    metrics: MetricSpec
+    pipeline: BoundPipeline
+
+    @property
+    def wire(self) -> WireType:
+        """What enters the pipeline."""
+        return self.pipeline.wires[0]
+
+    def check(self, update: Update) -> str | None:
+        """Return what is wrong with an update, None when it is as declared and finite."""
+        if update.parts.keys() != self.parts.keys():
+            return f"the update has the parts {list(update.parts)}; declared were {list(self.parts)}"
+        for name, layout in self.parts.items():
+            if update.parts[name].shape != (layout.size,):
+                return f"part {name!r} has shape {update.parts[name].shape}; declared was ({layout.size},)"
+        if not 0 <= update.weight < float("inf"):
+            return f"the weight is {update.weight}; expected a finite number from 0"
+        return None
+
+    def rows(self, updates: Sequence[Update]) -> Vector:
+        """Return updates as rows of the wire's type: parts, metrics, weight."""
+        dim = self.wire.dim
+        assert dim is not None, "an exchange is made when the schema is agreed"
+        rows = np.empty((len(updates), dim), self.wire.dtype)
+        start = 0
+        for name, layout in self.parts.items():
+            stop = start + layout.size
+            for row, update in zip(rows, updates, strict=True):
+                row[start:stop] = update.parts[name]
+            start = stop
+        if self.metrics.size:
+            rows[:, start : start + self.metrics.size] = [self.metrics.flatten(update.metrics) for update in updates]
+        if self.wire.weight:
+            rows[:, -1] = [update.weight for update in updates]
+        return rows
+
+    def aggregate(
+        self, decoded: Vector, *, clients: float, population: float, examples: int | None, round_number: RoundNumber
+    ) -> Aggregate:
+        """Return a decoded sum as an aggregate; parts have the wire's input type again.
+
+        ``examples`` is the number of training rows of the whole population where weights are rows, else None.
+        """
+        parts: dict[str, Vector] = {}
+        start = 0
+        for name, layout in self.parts.items():
+            parts[name] = decoded[start : start + layout.size].astype(self.wire.dtype)
+            start += layout.size
+        weight = float(decoded[-1]) if self.wire.weight else clients
+        return Aggregate(
+            parts=parts,
+            weight=weight,
+            clients=clients,
+            participation=clients / population if examples is None else weight / examples,
+            round=round_number,
+            metrics=self.read_metrics(decoded[start : start + self.metrics.size]),
+        )
+
+    def read_metrics(self, decoded: Vector) -> MetricSet:
+        """Return the metrics of a decoded tail."""
+        return self.metrics.unflatten(decoded)
+
+
+def exchange(
+    parts: Mapping[str, ParamSpec],
+    metrics: MetricSpec,
+    pipeline: Pipeline,
+    *,
+    dtype: str,
+    weight: bool,
+    max_weight: float | None = None,
+) -> Exchange:
+    """Return the exchange of a program, its pipeline bound to the size and type of its vector.
+
+    Raises:
+        PipelineError: When a stage cannot work on it.
+        Error: When two parts have one name.
+    """
+    dim = sum(layout.size for layout in parts.values()) + metrics.size + weight
+    wire = WireType(dim=dim, dtype=dtype, metrics=metrics.size, weight=weight, max_weight=max_weight)
+    if dim == 0:
+        raise Error("a program whose clients send nothing: declare parts or metrics")
+    return Exchange(parts=parts, metrics=metrics, pipeline=pipeline.bind(wire))

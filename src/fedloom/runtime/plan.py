@@ -1,0 +1,172 @@
+"""RunPlan: one phase of a run after all checks, the same value at the server and at every client."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from fedloom.core.algorithm import (
+    Algorithm,
+    AnyAlgorithm,
+    ClientContext,
+    ClientProgram,
+    ask,
+    evaluate,
+)
+from fedloom.core.data import Population, Schema, Split
+from fedloom.core.keys import Key
+from fedloom.core.learner import Learner
+from fedloom.core.messages import Program
+from fedloom.core.metrics import NO_METRICS, Metric, MetricSpec
+from fedloom.core.params import Dtype, ParamSpec, Vector
+from fedloom.core.query import Query
+from fedloom.core.update import Aggregate, Update
+from fedloom.core.work import LocalEvaluation
+from fedloom.errors import PlanError
+from fedloom.pipeline import Pipeline
+from fedloom.runtime.cohort import Cohort
+from fedloom.runtime.exchange import Exchange, exchange
+from fedloom.runtime.policy import RoundPolicy
+from fedloom.runtime.stopping import Stop
+
+S = TypeVar("S")
+B = TypeVar("B")
+C = TypeVar("C")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The second program of a round's order: metrics of the model on each client's rows."""
+
+    splits: tuple[Split, ...]
+    algorithm: AnyAlgorithm
+    exchange: Exchange
+    cohort: Cohort
+    every: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan(Generic[S, B, C]):
+    """Everything that coordinator and clients agree on before the first order of a phase."""
+
+    digest: str
+    phase: int
+    program: Program
+    algorithm: Algorithm[S, B, C]
+    exchange: Exchange
+    start: Vector
+    """What ``algorithm.init`` gets: the parameters before round 1."""
+    key: Key
+    population: Population
+    cohort: Cohort
+    policy: RoundPolicy
+    stop: Stop
+    stateful: bool = False
+    """Whether clients keep something from round to round."""
+    learner: Learner | None = None
+    evaluation: Evaluation | None = None
+    done: Callable[[S], bool] | None = None
+    """Of a query: whether the state holds its answer."""
+
+    def round_key(self, round_number: int, retry: int) -> Key:
+        """Return the key that all public randomness of a round hangs below."""
+        return _round_key(self.key, round_number, retry)
+
+    def program_of(self, program: Program) -> tuple[AnyAlgorithm, Exchange]:
+        """Return the client program that an order names, and what it sends."""
+        if program == "evaluate" and self.evaluation is not None:
+            return self.evaluation.algorithm, self.evaluation.exchange
+        if program == self.program:
+            return self.algorithm, self.exchange
+        raise PlanError(f"an order for {program!r} came in a phase that runs {self.program!r}")
+
+
+@functools.lru_cache(maxsize=8)
+def _round_key(key: Key, round_number: int, retry: int) -> Key:
+    return key.child("round", round_number, retry)
+
+
+def train_exchange(
+    algorithm: AnyAlgorithm, layout: ParamSpec, metrics: MetricSpec, pipeline: Pipeline, *, dtype: Dtype
+) -> Exchange:
+    """Return the exchange of training: the algorithm's parts, and what it says about weights."""
+    return exchange(
+        algorithm.parts(layout),
+        metrics if algorithm.metrics is None else algorithm.metrics,
+        pipeline,
+        dtype=dtype,
+        weight=True,
+        max_weight=1.0 if algorithm.weighting == "uniform" else None,
+    )
+
+
+def as_algorithm(query: Query[S, R], schema: Schema) -> Algorithm[S, S, None]:
+    """Return a query as an algorithm that needs no learner: its broadcast is its state, its update the answer."""
+
+    def client(state: S, _: None, _ctx: ClientContext) -> ClientProgram[None]:
+        answer = yield from ask(query.ask(state))
+        return Update(answer.parts, 1), None
+
+    return Algorithm(
+        name=query.name,
+        init=lambda _start: query.init(schema),
+        broadcast=lambda state: state,
+        client_init=lambda _state: None,
+        client=client,
+        step=query.step,
+        params=lambda _state: np.empty(0),
+        parts=lambda _layout: query.parts(schema),
+        metrics=NO_METRICS,
+        weighting="uniform",
+    )
+
+
+def keeps_state(algorithm: AnyAlgorithm, exchange: Exchange, start: Vector) -> bool:
+    """Return whether clients keep something from round to round: the algorithm's state, or a stage's memory."""
+    broadcast = algorithm.broadcast(algorithm.init(start))
+    return algorithm.client_init(broadcast) is not None or exchange.pipeline.memory > 0
+
+
+def as_evaluation(algorithm: Algorithm[S, B, C], splits: tuple[Split, ...]) -> AnyAlgorithm:
+    """Return the program that evaluates the personal model, else the published one, on each split that has rows.
+
+    Without personal models the order carries the published parameters and nothing else of the server's state.
+    """
+    personal = algorithm.personal
+
+    def client(broadcast: Any, state: Any, _ctx: ClientContext) -> ClientProgram[Any]:
+        params = broadcast if personal is None else personal(broadcast, state)
+        metrics: dict[str, Metric] = {}
+        scores: dict[str, float | None] = {}
+        for split in splits:
+            result = yield from evaluate(LocalEvaluation(params, split))
+            metrics |= {f"{split}/{name}": metric for name, metric in result.metrics.items()}
+            scores |= {f"{split}/{name}": score for name, score in result.scores.items()}
+        return Update({}, 1, metrics, scores), state
+
+    return Algorithm(
+        name=f"evaluate {algorithm.name}",
+        init=algorithm.init,
+        broadcast=algorithm.params if personal is None else algorithm.broadcast,
+        client_init=(lambda _params: None) if personal is None else algorithm.client_init,
+        client=client,
+        step=_no_step,
+        params=algorithm.params,
+        parts=lambda _layout: {},
+        weighting="uniform",
+    )
+
+
+def evaluation_metrics(learner: Learner, splits: tuple[Split, ...]) -> MetricSpec:
+    """Return the metrics that evaluation sends: the learner's, for each split."""
+    kinds: Mapping[str, Any] = learner.evaluation_metrics.kinds
+    return MetricSpec({f"{split}/{name}": kind for split in splits for name, kind in kinds.items()})
+
+
+def _no_step(_state: S, _aggregate: Aggregate) -> S:
+    raise AssertionError("an evaluation takes no server step")

@@ -1,0 +1,107 @@
+"""Cohorts: different clients, none of them away, with the probabilities promised."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, chi2
+
+from fedloom.core.events import NonPrivateDpEvent, PoissonSampledDpEvent
+from fedloom.core.keys import Key
+from fedloom.errors import ComponentError
+from fedloom.runtime.cohort import Cohort, everyone, poisson, uniform
+
+quick = settings(max_examples=60, derandomize=True, database=None, deadline=None)
+FALSE_ALARM = 1e-6
+"""Chance that a statistical test here would fail for a sampler that is right; keys are fixed, so it never flickers."""
+
+cohorts = st.one_of(st.just(everyone()), st.integers(1, 40).map(uniform), st.floats(0.01, 1).map(poisson))
+
+
+@quick
+@given(cohorts, st.integers(0, 2**32), st.integers(1, 60), st.data())
+def test_a_cohort_is_ascending_distinct_and_present(cohort: Cohort, seed: int, population: int, data: Any) -> None:
+    away = np.array(sorted(data.draw(st.sets(st.integers(0, population - 1)))), dtype=np.int64)
+    key = Key.from_seed(seed)
+    for gone in (None, away):
+        drawn = cohort.draw(key, population, gone)
+        assert drawn.tolist() == sorted(set(drawn.tolist()))
+        assert all(0 <= index < population for index in drawn.tolist())
+        assert not set(drawn.tolist()) & set(() if gone is None else gone.tolist())
+        assert drawn.tolist() == cohort.draw(key, population, gone).tolist(), "the same key draws the same cohort"
+    assert cohort.draw(key, population, away[:0]).tolist() == cohort.draw(key, population, None).tolist()
+
+
+@quick
+@given(st.integers(1, 30), st.integers(0, 2**32), st.integers(1, 60), st.data())
+def test_uniform_takes_its_size_or_all_that_are_present(size: int, seed: int, population: int, data: Any) -> None:
+    away = np.array(sorted(data.draw(st.sets(st.integers(0, population - 1)))), dtype=np.int64)
+    assert len(uniform(size).draw(Key.from_seed(seed), population, away)) == min(size, population - len(away))
+
+
+def test_uniform_takes_every_client_and_every_pair_equally_often() -> None:
+    draws, population, size = 6_000, 6, 3
+    counts = np.zeros((population, population))
+    for number in range(draws):
+        drawn = uniform(size).draw(Key.from_seed(1).child(number), population, None)
+        counts[np.ix_(drawn, drawn)] += 1
+    pairs = counts[np.triu_indices(population, 1)]
+    expected = draws * size * (size - 1) / (population * (population - 1))
+    assert chi2.sf(((pairs - expected) ** 2 / expected).sum(), len(pairs) - 1) > FALSE_ALARM
+    assert binom.sf(np.abs(counts.diagonal() - draws / 2).max() + draws / 2 - 1, draws, 0.5) * 12 > FALSE_ALARM
+
+
+@pytest.mark.parametrize("away", [None, np.arange(0, 200_000, 2)])
+@pytest.mark.parametrize("rate", [0.001, 0.05, 0.5])
+def test_the_size_of_a_poisson_cohort_is_binomial(rate: float, away: Any) -> None:
+    present = 200_000 if away is None else 100_000
+    sizes = [len(poisson(rate).draw(Key.from_seed(seed), 200_000, away)) for seed in range(5)]
+    low, high = binom.ppf([FALSE_ALARM / 60, 1 - FALSE_ALARM / 60], 5 * present, rate)
+    assert low <= sum(sizes) <= high
+    assert len(set(sizes)) > 1
+
+
+def test_poisson_clients_join_independently_of_each_other() -> None:
+    draws, rate = 4_000, 0.3
+    joined = np.zeros((draws, 5))
+    for number in range(draws):
+        joined[number, poisson(rate).draw(Key.from_seed(2).child(number), 5, None)] = 1
+    both = (joined.T @ joined)[np.triu_indices(5, 1)]
+    low, high = binom.ppf([FALSE_ALARM / 20, 1 - FALSE_ALARM / 20], draws, rate**2)
+    assert ((low <= both) & (both <= high)).all()
+
+
+@pytest.mark.parametrize("cohort", [uniform(1000), poisson(0.001)], ids=lambda cohort: cohort.name)
+@pytest.mark.parametrize("gone", [0, 10_000])
+def test_a_draw_from_a_million_stays_below_sixteen_bytes_a_client(cohort: Cohort, gone: int) -> None:
+    away = np.arange(gone) if gone else None
+    tracemalloc.start()
+    drawn = cohort.draw(Key.from_seed(3), 1_000_000, away)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < (1_000_000 if cohort.name == "uniform" else 16_000_000)
+    assert 800 <= len(drawn) <= 1200
+
+
+def test_expected_sizes_and_events() -> None:
+    assert (everyone().expected(7), uniform(3).expected(7), uniform(9).expected(7), poisson(0.5).expected(7)) == (
+        7,
+        3,
+        7,
+        3.5,
+    )
+    assert poisson(0.5).event(NonPrivateDpEvent()) == PoissonSampledDpEvent(0.5, NonPrivateDpEvent())
+    assert uniform(3).event(NonPrivateDpEvent()) == NonPrivateDpEvent()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: uniform(0), lambda: poisson(0.0), lambda: poisson(1.5), lambda: poisson(float("nan"))]
+)
+def test_arguments_outside_their_range_are_refused(make: Any) -> None:
+    with pytest.raises(ComponentError):
+        make()
