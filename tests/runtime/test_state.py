@@ -139,9 +139,10 @@ def test_memory_states_name_what_changed_once() -> None:
 
 
 def test_series_and_figures_read_records() -> None:
-    history = [
-        RoundRecord(round=RoundNumber(n), retry=0, program="train", status=status, invited=1, metrics={"train/loss": loss})
-        for n, status, loss in ((1, "closed", 1.0), (2, "closed", None), (3, "skipped", 5.0), (4, "closed", 0.0))
-    ]  # fmt: skip
+    def made(number: int, status: Any, loss: float | None) -> RoundRecord:
+        named = {"train/loss": loss}
+        return RoundRecord(round=RoundNumber(number), retry=0, program="train", status=status, invited=1, metrics=named)
+
+    history = [made(1, "closed", 1.0), made(2, "closed", None), made(3, "skipped", 5.0), made(4, "closed", 0.0)]
     assert series(history, "train/loss") == [(1, 1.0), (4, 0.0)]
     assert figures_of({"train/loss": 1.0, "training/loss": 2.0, "eval/loss": 3.0}, "train") == {"loss": 1.0}

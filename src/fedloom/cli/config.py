@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
+from fedloom.cli.output import write_json
 from fedloom.experiment import config
 
 
@@ -18,7 +17,7 @@ def show_file(file: Path, overrides: Sequence[str], *, resolved: bool, json: boo
     if json:
         shown = [{"path": line.path, "value": line.value, "origin": line.origin} for line in lines]
         digest = settings.experiment.digest
-        sys.stdout.write(msgspec.json.encode({"digest": digest, "settings": shown}).decode() + "\n")
+        write_json({"digest": digest, "settings": shown})
         return
     for line in lines:
         sys.stdout.write(f"{line}\n")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from fedloom.cli.progress import Progress
 from fedloom.cli.run import print_result
-from fedloom.cli.tables import bar, figure, print_table
+from fedloom.cli.tables import bar, figure, marks_for, print_table
 from fedloom.core.component import ComponentSpec
 from fedloom.core.ids import ClientId
 from fedloom.engines import RunResult, local
@@ -16,6 +18,10 @@ from fedloom.experiment.registry import resolve
 from fedloom.experiment.spec import Experiment
 
 ROUNDS = 20
+INTRODUCTION = (
+    "Four hospitals hold breast-cancer biopsies of different patients. No row leaves a hospital: each trains on its "
+    "own, sends the change of 31 parameters, and gets their weighted mean back."
+)
 _BAR = 30
 
 
@@ -36,10 +42,8 @@ def run_demo(*, seed: int, output: Path, json: bool) -> None:
     """Run the demonstration and print what the federation was worth to each hospital."""
     asked = experiment(seed)
     if not json:
-        sys.stdout.write(
-            "Four hospitals hold breast-cancer biopsies of different patients. No row leaves a hospital: each\n"
-            "trains on its own, sends the change of 31 parameters, and gets their weighted mean back.\n\n"
-        )
+        width = min(100, shutil.get_terminal_size().columns)
+        sys.stdout.write(textwrap.fill(INTRODUCTION, width) + "\n\n")
     result = local().run(asked, output=output, on_round=() if json else (Progress(ROUNDS),))
     if json:
         print_result(result, json=True)
@@ -70,9 +74,10 @@ def _print_worth(asked: Experiment, result: RunResult) -> None:
     rows.append(["all", str(sum(int(row[1]) for row in rows)), "", *(figure(value) for value in totals)])
     print_table(["hospital", "rows", "malignant", "own model", "federated", "pooled"], rows)
     sys.stdout.write("\nAUROC from 0.80 to 1.00, by hospital\n")
+    marks = marks_for(sys.stdout.encoding)
+    width = max(8, min(_BAR, shutil.get_terminal_size().columns - 28))
     for hospital, lines in bars:
         for place, (name, value) in enumerate(lines):
             title = hospital if place == 0 else ""
-            sys.stdout.write(
-                f"  {title:<8}{name:<10} {bar(value, low=0.8, high=1.0, width=_BAR):<{_BAR}} {figure(value)}\n"
-            )
+            drawn = bar(value, low=0.8, high=1.0, width=width, marks=marks)
+            sys.stdout.write(f"  {title:<8}{name:<10} {drawn:<{width}} {figure(value)}\n")

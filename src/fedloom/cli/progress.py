@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from fedloom.runtime.record import RoundRecord
@@ -18,12 +19,16 @@ class Progress:
     Args:
         rounds: The most rounds there can be, where a stop sets a bound.
         out: Where to print.
+        clock: Seconds from any moment on.
     """
 
-    def __init__(self, rounds: int | None, out: TextIO | None = None) -> None:
+    def __init__(
+        self, rounds: int | None, out: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._rounds = rounds
         self._out = sys.stderr if out is None else out
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = 0.0
         self._first: int | None = None
 
     def __call__(self, record: RoundRecord) -> None:
@@ -31,7 +36,9 @@ class Progress:
         if record.program == "query":
             return
         if self._first is None:
+            # Loading, preparations, and the rounds before a resume say nothing of how long the next ones take.
             self._first = record.round - 1
+            self._started = self._clock() - record.seconds
         self._out.write(self.line(record) + "\n")
         self._out.flush()
 
@@ -50,10 +57,10 @@ class Progress:
             if value is not None:
                 words.append(f"{name} {value:.4f}")
                 break
-        words += [f"{_bytes(record.bytes_up)} up", f"{record.seconds:.2f} s"]
+        words += [f"{in_bytes(record.bytes_up)} up", f"{record.seconds:.2f} s"]
         if self._rounds is not None and record.round < self._rounds and self._first is not None:
             done = record.round - self._first
-            left = (time.monotonic() - self._started) / max(done, 1) * (self._rounds - record.round)
+            left = max(0.0, self._clock() - self._started) / max(done, 1) * (self._rounds - record.round)
             words.append(f"{_duration(left)} left")
         lost = sorted({f"{failure.client} {failure.kind}" for failure in record.failures})
         if lost:
@@ -61,7 +68,13 @@ class Progress:
         return "  ".join(words)
 
 
-def _bytes(count: int) -> str:
+def in_bytes(count: int) -> str:
+    """Return a number of bytes for people.
+
+    Example:
+        >>> in_bytes(512), in_bytes(266_100)
+        ('512 B', '266.1 kB')
+    """
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

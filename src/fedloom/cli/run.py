@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
+from fedloom.cli.output import write_json
 from fedloom.cli.progress import Progress
 from fedloom.cli.stored import experiment_of, with_overrides
 from fedloom.core.component import ComponentSpec, Json
@@ -16,7 +15,9 @@ from fedloom.engines import LocalEngine, RunResult
 from fedloom.experiment.config import read
 from fedloom.experiment.registry import resolve
 from fedloom.experiment.spec import Experiment
+from fedloom.runtime.record import RoundRecord
 from fedloom.store import find
+from fedloom.store.documents import read_outcome
 
 
 def run_file(file: Path, overrides: Sequence[str], *, output: Path | None, save_rounds: bool, json: bool) -> None:
@@ -37,12 +38,16 @@ def resume_run(name: str, overrides: Sequence[str], *, output: Path, json: bool)
     folder = find(output, name)
     experiment, base, engine = experiment_of(folder)
     experiment = replace(experiment, stop=with_overrides(experiment.stop, overrides))
+    before = read_outcome(folder)
+    new: list[RoundRecord] = []
     result = engine_of(engine).run(
         experiment,
         resume=folder,
         base=base,
-        on_round=() if json else (Progress(rounds_of(experiment, base)),),
+        on_round=(new.append,) if json else (new.append, Progress(rounds_of(experiment, base))),
     )
+    if not json and not new and before is not None and before.status.startswith("completed"):
+        sys.stdout.write(f"{folder} had completed before; nothing was changed\n")
     print_result(result, json=json)
 
 
@@ -65,7 +70,7 @@ def rounds_of(experiment: Experiment, base: Path) -> int | None:
 def print_result(result: RunResult, *, json: bool) -> None:
     """Print a result: one JSON object, or the summary."""
     if json:
-        sys.stdout.write(msgspec.json.encode(result.as_json()).decode() + "\n")
+        write_json(result.as_json())
     else:
         from fedloom.cli.summary import print_summary
 

@@ -7,15 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from fedloom.core.component import ComponentSpec, Json, spec_of
 from fedloom.errors import ComponentError, ConfigError, StoreError, Violation
 from fedloom.experiment.registry import resolve
 from fedloom.experiment.spec import Experiment
 from fedloom.runtime.stopping import Stop
-
-EXPERIMENT = "experiment.json"
+from fedloom.store.documents import EXPERIMENT, read_head
 
 
 def experiment_of(folder: Path) -> tuple[Experiment, Path, Mapping[str, Json]]:
@@ -24,16 +21,17 @@ def experiment_of(folder: Path) -> tuple[Experiment, Path, Mapping[str, Json]]:
     Raises:
         StoreError: When the run was started from Python with objects that no name can rebuild, or is no run.
     """
+    head = read_head(folder)
+    engine = head.options.get("engine", {})
     try:
-        tree = msgspec.json.decode((folder / EXPERIMENT).read_bytes())
-        experiment = Experiment.from_json(tree["experiment"])
-    except (OSError, KeyError, TypeError, msgspec.DecodeError) as error:
-        raise StoreError(f"{folder / EXPERIMENT} cannot be read: {error}") from error
+        experiment = Experiment.from_json(head.experiment)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise StoreError(f"{folder / EXPERIMENT} is damaged ({error}): restore the folder from a backup") from error
     except ComponentError as error:
         raise StoreError(
             f"{folder} was started from Python: {error}. Resume it there: engine.run(experiment, resume=folder)"
         ) from error
-    return experiment, Path(tree["base"]), tree["options"].get("engine", {})
+    return experiment, Path(head.base), engine if isinstance(engine, dict) else {}
 
 
 def with_overrides(stop: Stop | ComponentSpec, overrides: Sequence[str]) -> Stop | ComponentSpec:

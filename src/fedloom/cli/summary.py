@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
-from fedloom.cli.progress import _bytes as in_bytes
+from fedloom.cli.progress import in_bytes
 from fedloom.cli.tables import figure, print_table
 from fedloom.engines import RunResult
 
@@ -40,9 +40,9 @@ def _print_metrics(result: RunResult) -> None:
     columns = [name for name in FIGURES if any(key.split("/")[1:2] == [name] for key in metrics)]
     rows = []
     for phase in ("train", "validation", "eval", "local", "pooled"):
-        for suffix, title in (("", ""), ("/mean", ", mean of clients"), ("/worst", ", worst client")):
+        for suffix, title in (("", ""), ("/mean", ", mean"), ("/worst", ", worst")):
             values = [metrics.get(f"{phase}/{name}{suffix}") for name in columns]
             if any(value is not None for value in values):
                 rows.append([phase + title, *(figure(value, 4) for value in values)])
     if rows:
-        print_table(["", *columns], rows)
+        print_table(["", *(name.replace("_", " ") for name in columns)], rows)

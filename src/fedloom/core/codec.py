@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -43,15 +43,15 @@ def encode(value: object) -> bytes:
         [0.0, 1.0, 2.0]
     """
     arrays: list[Vector] = []
-    structure = msgspec.msgpack.encode([type(value).__name__, _tree(value, arrays)])
-    named = {str(number): np.ascontiguousarray(array) for number, array in enumerate(arrays)}
+    structure = _structure(value, arrays)
+    named = {str(number): np.asarray(array, order="C") for number, array in enumerate(arrays)}
     return len(structure).to_bytes(_LENGTH, "little") + structure + safetensors.numpy.save(named)
 
 
 def encoded_length(value: object) -> int:
     """Return ``len(encode(value))`` without copying an array."""
     arrays: list[Vector] = []
-    structure = msgspec.msgpack.encode([type(value).__name__, _tree(value, arrays)])
+    structure = _structure(value, arrays)
     blob = _blob_length(tuple((array.dtype.str, array.shape) for array in arrays))
     return _LENGTH + len(structure) + blob
 
@@ -70,7 +70,7 @@ def decode(data: bytes, like: T) -> T:
         raise CodecError(f"the message is a {name}; expected a {type(like).__name__}")
     expected: list[Vector] = []
     _tree(like, expected)
-    return cast("T", _build(tree, like, _arrays(blob, expected), type(like).__name__))
+    return cast("T", _build(tree, like, iter(enumerate(_arrays(blob, expected))), type(like).__name__))
 
 
 def decode_one_of(data: bytes, likes: Sequence[T]) -> T:
@@ -84,6 +84,13 @@ def decode_one_of(data: bytes, likes: Sequence[T]) -> T:
         if type(like).__name__ == name:
             return decode(data, like)
     raise CodecError(f"the message is a {name}; expected one of {', '.join(type(like).__name__ for like in likes)}")
+
+
+def _structure(value: object, arrays: list[Vector]) -> bytes:
+    try:
+        return msgspec.msgpack.encode([type(value).__name__, _tree(value, arrays)])
+    except OverflowError as error:
+        raise CodecError(f"a {type(value).__name__} holds an integer that 64 bits do not hold") from error
 
 
 def _tree(value: object, arrays: list[Vector]) -> Any:
@@ -117,7 +124,7 @@ def _open(data: bytes) -> tuple[str, Any, bytes]:
         raise CodecError(f"a message of {len(data)} bytes claims a structure of {length}: it is cut off or damaged")
     try:
         name, tree = msgspec.msgpack.decode(data[_LENGTH : _LENGTH + length], type=tuple[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"the structure of a message does not decode: {error}") from error
     return name, tree, data[_LENGTH + length :]
 
@@ -129,7 +136,7 @@ def _arrays(blob: bytes, expected: Sequence[Vector]) -> list[Vector]:
         raise CodecError(f"an array section of {len(blob)} bytes claims a header of {size}: it is cut off or damaged")
     try:
         header = msgspec.json.decode(blob[8 : 8 + size], type=dict[str, dict[str, Any]])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"the header of an array section does not decode: {error}") from error
     if sorted(header) != sorted(str(number) for number in range(len(expected))):
         raise CodecError(f"the message has the arrays {sorted(header)}; expected {len(expected)}")
@@ -148,12 +155,13 @@ def _arrays(blob: bytes, expected: Sequence[Vector]) -> list[Vector]:
     return arrays
 
 
-def _build(tree: Any, like: Any, arrays: list[Vector], path: str) -> Any:
+def _build(tree: Any, like: Any, arrays: Iterator[tuple[int, Vector]], path: str) -> Any:
     match like:
         case np.ndarray():
-            if not isinstance(tree, int) or isinstance(tree, bool) or not 0 <= tree < len(arrays):
-                raise CodecError(f"{path} is {tree!r}; expected the number of an array")
-            return arrays[tree]
+            number, array = next(arrays)
+            if type(tree) is not int or tree != number:
+                raise CodecError(f"{path} is {tree!r}; expected array {number}: arrays stand in the order of the tree")
+            return array
         case None:
             if tree is not None and not isinstance(tree, _SCALARS):
                 raise CodecError(f"{path} is a {type(tree).__name__}; expected a scalar or nothing")
@@ -184,7 +192,7 @@ def _scalar(tree: Any, like: Any, path: str) -> Any:
     return tree
 
 
-def _mapping(tree: Any, like: Mapping[str, Any], arrays: list[Vector], path: str) -> Any:
+def _mapping(tree: Any, like: Mapping[str, Any], arrays: Iterator[tuple[int, Vector]], path: str) -> Any:
     if not isinstance(tree, dict):
         raise CodecError(f"{path} is a {type(tree).__name__}; expected a mapping")
     if not like:

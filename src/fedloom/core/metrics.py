@@ -84,6 +84,11 @@ class MetricSpec:
         """Add the widths up once: they are asked for with every message."""
         object.__setattr__(self, "size", sum(_width(kind) for kind in self.kinds.values()))
 
+    def takes(self, name: str, metric: Metric) -> bool:
+        """Return whether a metric has a declared name, and the kind declared for it."""
+        kind = self.kinds.get(name)
+        return metric.counts.shape == (kind,) if isinstance(metric, Histogram) else type(metric) is kind
+
     def flatten(self, metrics: MetricSet) -> Vector:
         """Return the coordinates of a metric set; a metric that it lacks counts as nothing.
 

@@ -25,7 +25,7 @@ class PlainSumServer:
         self._slots = {client: slot for slot, client in enumerate(cohort)}
         self._tree = TreeSum(len(cohort))
         self._sent = [False] * len(cohort)
-        self._waiting = len(cohort)
+        self._waiting = set(cohort)
 
     def receive(self, sender: ClientId, message: Payload) -> None:
         """Fold one client's vector in.
@@ -33,19 +33,17 @@ class PlainSumServer:
         Raises:
             Error: When the sender is not of the cohort, was lost, or has sent before.
         """
-        slot = self._slot(sender)
+        slot = self._settle(sender)
         self._tree.add(slot, message)
         self._sent[slot] = True
-        self._waiting -= 1
 
     def lose(self, client: ClientId) -> None:
         """Leave a client out."""
-        self._tree.lose(self._slot(client))
-        self._waiting -= 1
+        self._tree.lose(self._settle(client))
 
     def advance(self) -> Continue | Finish | Abort:
         """Return the sum when every client has sent or is lost."""
-        if self._waiting > 0:
+        if self._waiting:
             return Continue()
         total = self._tree.total()
         if total is None:
@@ -60,13 +58,15 @@ class PlainSumServer:
         """Fold in another server's sum of other clients of the same cohort."""
         self._tree.merge(other._tree)
         self._sent = [mine or theirs for mine, theirs in zip(self._sent, other._sent, strict=True)]
-        self._waiting -= len(self._cohort) - other._waiting
+        self._waiting &= other._waiting
 
-    def _slot(self, client: ClientId) -> int:
-        slot = self._slots.get(client)
-        if slot is None:
-            raise Error(f"{client!r} is not of this round's cohort")
-        return slot
+    def _settle(self, client: ClientId) -> int:
+        """Return the slot of a client that has not been heard of, and note that it has."""
+        if client not in self._waiting:
+            known = client in self._slots
+            raise Error(f"{client!r} {'has sent or was lost already' if known else 'is not of this cohort'}")
+        self._waiting.discard(client)
+        return self._slots[client]
 
 
 @dataclass(frozen=True, slots=True)

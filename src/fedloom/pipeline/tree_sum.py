@@ -20,8 +20,8 @@ class TreeSum:
     Example:
         >>> tree = TreeSum(3)
         >>> tree.add(2, np.array([4.0]))
-        ... tree.lose(1)
-        ... tree.add(0, np.array([1.0]))
+        >>> tree.lose(1)
+        >>> tree.add(0, np.array([1.0]))
         >>> tree.total().tolist()
         [5.0]
     """

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, assert_never
+from types import GeneratorType
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from msgspec import Struct, structs
@@ -170,7 +171,14 @@ def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> l
     memory = (
         np.stack([program.memory for program in programs]) if exchange.pipeline.memory else _no_memory(len(programs))
     )
-    encoded, renewed = exchange.pipeline.encode(rows, order.settings, memory, keys)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            encoded, renewed = exchange.pipeline.encode(rows, order.settings, memory, keys)
+    except Exception as error:
+        if len(programs) == 1:
+            return [_failed(order, "invalid", f"the update cannot be encoded: {error}")]
+        # One by one, so that the one to blame is known and the others count.
+        return [m for pair in zip(programs, outcomes, strict=True) for m in _encode([pair[0]], [pair[1]])]
     messages: list[ClientMessage] = []
     for position, (program, update) in enumerate(zip(programs, updates, strict=True)):
         if not finite[position]:
@@ -217,10 +225,14 @@ def _advance(program: Program[C], reply: ClientReply | None) -> ClientRequest | 
     try:
         return next(generator) if reply is None else generator.send(reply)
     except StopIteration as stop:
-        update, state = stop.value
-        return Outcome(update, state)
+        ended = stop.value
     except Exception as error:
         return _crashed(program, error)
+    if isinstance(ended, tuple) and len(ended) == 2 and isinstance(ended[0], Update):
+        return Outcome(ended[0], ended[1])
+    code = cast("GeneratorType[Any, Any, Any]", generator).gi_code
+    detail = f"{code.co_name} returned a {type(ended).__name__}; expected an Update and the client's new state"
+    return Outcome(problem=_failed(program.order, "crashed", detail, f"{code.co_filename}:{code.co_firstlineno}"))
 
 
 def _answer(
@@ -261,9 +273,12 @@ def _reply(program: Program[C], request: ClientRequest, wave: int) -> ClientRepl
                 return QueryResult(request.read(program.train))
             case LocalEvaluation():
                 return _evaluate(program, request)
+            case _:
+                raise PlanError(
+                    f"a client program asked for a {type(request).__name__}; it may ask for a ClientRequest"
+                )
     except Exception as error:
         return _crashed(program, error)
-    assert_never(request)
 
 
 def _job(program: Program[Any], work: LocalWork, wave: int) -> Job:

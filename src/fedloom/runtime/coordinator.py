@@ -9,7 +9,6 @@ bytes.
 from __future__ import annotations
 
 import logging
-import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -157,7 +156,8 @@ class Coordinator(Generic[S, B, C]):
         if state.stopped is not None:
             return Stopped(reason=state.stopped)
         if state.retry > plan.policy.retries:
-            return Stopped(reason=f"round {state.round + 1} was short of updates {state.retry} times", failed=True)
+            times = "" if plan.policy.on_short == "stop" else f" {state.retry} times"
+            return Stopped(reason=f"round {state.round + 1} was short of updates{times}", failed=True)
         evaluating = state.pending is not None and plan.evaluation is not None
         program: Program = "evaluate" if evaluating else plan.program
         round_number = RoundNumber(state.round if evaluating else state.round + 1)
@@ -293,7 +293,7 @@ class Coordinator(Generic[S, B, C]):
         record = opened.record("retried", (), {})
         self._records.append(record)
         self._state = replace(self._state, records=self._state.records + 1)
-        yield [Save(self._state), Closed(record)]
+        yield [Closed(record), Save(self._state)]
 
     def _finish_round(self, record: RoundRecord) -> Sequence[Effect]:
         """Commit a round's record, and with it the decision whether the phase ends."""
@@ -302,7 +302,8 @@ class Coordinator(Generic[S, B, C]):
         if stopped is None and self._plan.program == "query" and self._query_done():
             stopped = "answered"
         self._state = replace(self._state, pending=None, records=self._state.records + 1, stopped=stopped)
-        return [Save(self._state), Closed(record)]
+        # The record first: a state counts the records before it, and a record whose state was not saved is cut off.
+        return [Closed(record), Save(self._state)]
 
     def _evaluation_due(self, record: RoundRecord) -> bool:
         evaluation = self._plan.evaluation
@@ -486,8 +487,7 @@ class OpenRound:
         wire = self.exchange.pipeline.sent
         if payload.shape != (wire.dim,) or payload.dtype != wire.dtype:
             return f"the vector is {payload.dtype} {payload.shape}; this round sums {wire.dtype} ({wire.dim},)"
-        # A finite sum has finite terms; a sum that is not may only have overflowed, so then look at each.
-        if not math.isfinite(np.add.reduce(payload)) and not np.isfinite(payload).all():
+        if not np.isfinite(payload).all():
             return "the update holds a NaN or an infinity: local training diverged; lower the learning rate"
         return None
 

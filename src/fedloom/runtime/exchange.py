@@ -34,8 +34,14 @@ class Exchange:
         if update.parts.keys() != self.parts.keys():
             return f"the update has the parts {list(update.parts)}; declared were {list(self.parts)}"
         for name, layout in self.parts.items():
-            if update.parts[name].shape != (layout.size,):
-                return f"part {name!r} has shape {update.parts[name].shape}; declared was ({layout.size},)"
+            part = update.parts[name]
+            if getattr(part, "dtype", np.dtype(object)).kind not in "fiub":
+                return f"part {name!r} is a {type(part).__name__}; expected an array of numbers"
+            if part.shape != (layout.size,):
+                return f"part {name!r} has shape {part.shape}; declared was ({layout.size},)"
+        for name, metric in update.metrics.items():
+            if not self.metrics.takes(name, metric):
+                return f"metric {name!r} is not as declared: {list(self.metrics.kinds)}"
         if not 0 <= update.weight < float("inf"):
             return f"the weight is {update.weight}; expected a finite number from 0"
         return None

@@ -88,6 +88,6 @@ def _split(data: bytes) -> tuple[_Progress, bytes]:
     length = int.from_bytes(data[:_LENGTH], "little")
     try:
         progress = msgspec.json.decode(data[_LENGTH : _LENGTH + length], type=_Progress)
-    except (msgspec.DecodeError, MemoryError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CodecError(f"a saved state does not decode: {error}") from error
     return progress, data[_LENGTH + length :]
