@@ -52,7 +52,14 @@ if TYPE_CHECKING:
     from fedloom.engines import RunInterrupted as RunInterrupted
     from fedloom.engines import RunResult as RunResult
     from fedloom.engines import local as local
+    from fedloom.errors import AlgorithmError as AlgorithmError
+    from fedloom.errors import ComponentError as ComponentError
+    from fedloom.errors import ConfigError as ConfigError
+    from fedloom.errors import DataError as DataError
     from fedloom.errors import Error as Error
+    from fedloom.errors import PlanError as PlanError
+    from fedloom.errors import RunStopped as RunStopped
+    from fedloom.errors import StoreError as StoreError
     from fedloom.experiment import Experiment as Experiment
     from fedloom.learners import logistic as logistic
     from fedloom.learners import ridge as ridge
@@ -81,6 +88,13 @@ if TYPE_CHECKING:
     from fedloom.runtime.stopping import target as target
 
 _HOME = {
+    "StoreError": "errors",
+    "RunStopped": "errors",
+    "PlanError": "errors",
+    "DataError": "errors",
+    "ConfigError": "errors",
+    "ComponentError": "errors",
+    "AlgorithmError": "errors",
     "Aggregate": "core.update",
     "Algorithm": "core.algorithm",
     "Capabilities": "core.learner",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,27 @@ def test_a_step_table_without_a_client_fails_that_client_and_names_it() -> None:
     (failure,) = run.records[0].failures
     assert (failure.client, failure.kind) == ("small", "crashed")
     assert "steps has no entry for client 'small'" in failure.detail
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fedavg(FIVE, weighting="example"),  # type: ignore[arg-type]
+        lambda: scaffold(FIVE, weighting="weighted"),  # type: ignore[arg-type]
+        lambda: scaffold(FIVE, option="i"),  # type: ignore[arg-type]
+        lambda: momentum(0.5, variant="heavy"),  # type: ignore[arg-type]
+        lambda: Schedule(batch_size="all"),  # type: ignore[arg-type]
+    ],
+    ids=["fedavg weighting", "scaffold weighting", "scaffold option", "momentum variant", "batch size"],
+)
+def test_a_word_that_is_none_of_the_options_is_refused_and_not_taken_for_another(make: Callable[[], object]) -> None:
+    with pytest.raises(ComponentError):
+        make()
+
+
+@pytest.mark.parametrize("made", [fedprox, fedavg])
+def test_a_proximal_weight_below_zero_or_nan_is_refused(made: Callable[..., object]) -> None:
+    name = "mu" if made is fedprox else "prox"
+    for number in (-0.1, float("nan")):
+        with pytest.raises(ComponentError):
+            made(FIVE, **{name: number})

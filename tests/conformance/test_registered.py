@@ -96,22 +96,26 @@ LEARNERS: Mapping[str, list[tuple[dict[str, Any], Task]]] = {
 def _mean(wire: WireType, values: Vector) -> Vector:
     parts, metrics, weights = _cut(wire, values)
     total = weights.sum()
-    return np.concatenate([(weights[:, None] * parts).sum(axis=0) / total, metrics.sum(axis=0), [total]])
+    return np.concatenate([(weights[:, None] * parts).sum(axis=0) / total, metrics.sum(axis=0), words(wire, total)])
 
 
 def _mean_of_expected(wire: WireType, values: Vector) -> Vector:
     parts, metrics, weights = _cut(wire, values)
-    return np.concatenate([(weights[:, None] * parts).sum(axis=0) / 4.0, metrics.sum(axis=0), [4.0]])
+    return np.concatenate([(weights[:, None] * parts).sum(axis=0) / 4.0, metrics.sum(axis=0), words(wire, 4.0)])
 
 
 def _clipped_total(wire: WireType, values: Vector) -> Vector:
     return values.astype(np.float64).sum(axis=0)  # clip(1e6): nothing of the linear law's size is cut
 
 
+def words(wire: WireType, weight: float) -> Vector:
+    return wire.split_weight(np.array([weight]))[0]
+
+
 def _cut(wire: WireType, values: Vector) -> tuple[Vector, Vector, Vector]:
     values = values.astype(np.float64)
     parts = values.shape[1] - wire.tail
-    return values[:, :parts], values[:, parts : parts + wire.metrics], values[:, -1]
+    return values[:, :parts], values[:, parts : parts + wire.metrics], wire.weights(values)[:, 0]
 
 
 # Arguments, and for a linear stage what the decoded sum is.

@@ -286,7 +286,8 @@ def test_a_message_that_is_no_vector_of_this_round_is_invalid(payload: Any, why:
     assert not isinstance(orders, Stopped)
     for client, message in deliveries(plan, DATA, MemoryStates(), orders):
         assert isinstance(message, AggregatorMessage)
-        coordinator.receive(client, replace(message, payload=payload) if client == B else message)
+        sent = AggregatorMessage(round=message.round, retry=message.retry, payload=payload)
+        coordinator.receive(client, sent if client == B else message)
     record = closed(coordinator)
     assert record.included == (A, C, D)
     assert [(failure.client, failure.kind) for failure in record.failures] == [(B, "invalid")], why
@@ -305,7 +306,8 @@ def test_the_weight_of_one_client_above_the_declared_bound_fails_that_client_alo
 
     def client(broadcast: Any, state: Any, ctx: ClientContext) -> Any:
         update, after = yield from plain.client(broadcast, state, ctx)
-        return replace(update, weight=100.0 if ctx.client == B else 1.0), after
+        weight = 100.0 if ctx.client == B else 1.0
+        return Update(update.parts, weight, update.metrics), after
 
     run = simulate(plan_for(DATA, replace(plain, client=client), learner, stop=max_rounds(1)), DATA)
     assert run.included == ((A, C, D),)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import PurePath
-from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, get_args
+from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -107,6 +107,7 @@ def component(group: Group, name: str | None = None) -> Callable[[Callable[P, R]
         def build(*args: P.args, **kwargs: P.kwargs) -> R:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
+            _check_words(called, builder, bound.arguments)
             spec = ComponentSpec(group, called, {key: to_json(value) for key, value in bound.arguments.items()})
             if group == "fedloom.models":
                 return cast("R", Recipe(lambda: builder(*args, **kwargs), spec))
@@ -122,6 +123,21 @@ def component(group: Group, name: str | None = None) -> Callable[[Callable[P, R]
         return build
 
     return decorate
+
+
+def _check_words(called: str, builder: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse a word that is none of those its parameter is annotated with: a type checker is not always there."""
+    for name, words in _words(builder).items():
+        if arguments[name] not in words:
+            allowed = ", ".join(repr(word) for word in words)
+            raise ComponentError(f"{called}({name}={arguments[name]!r}): expected one of {allowed}")
+
+
+@functools.lru_cache(maxsize=256)
+def _words(builder: Callable[..., Any]) -> Mapping[str, tuple[Any, ...]]:
+    """Return the allowed values of each parameter that is annotated with a Literal."""
+    hints = get_type_hints(builder)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal and name != "return"}
 
 
 def spec_of(value: object) -> ComponentSpec | None:

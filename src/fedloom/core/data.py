@@ -74,7 +74,7 @@ class ClientDataset(Struct, frozen=True):
     def split(self, name: Split) -> ClientDataset:
         """Return the rows of one split, as views."""
         rows = self.rows.get(name, _NO_ROWS)
-        if len(self.rows) == 1 and rows.start == 0 and rows.stop == len(self):
+        if rows.start == 0 and rows.stop == len(self):
             return self
         return ClientDataset(
             {key: array[rows] for key, array in self.arrays.items()}, {name: slice(0, self.count(name))}

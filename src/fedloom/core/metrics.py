@@ -100,6 +100,14 @@ class MetricSpec:
         parts = [_coordinates(name, metrics.get(name), kind) for name, kind in self.kinds.items()]
         return np.concatenate(parts) if len(parts) > 1 else np.array(parts[0] if parts else (), np.float64)
 
+    def flatten_into(self, rows: Vector, metrics: Sequence[MetricSet]) -> None:
+        """Write the coordinates of several metric sets that the spec takes, one a row."""
+        start = 0
+        for name, kind in self.kinds.items():
+            stop = start + _width(kind)
+            rows[:, start:stop] = [_coordinates(name, each.get(name), kind) for each in metrics]
+            start = stop
+
     def unflatten(self, vector: Vector) -> dict[str, Metric]:
         """Return the metrics of a summed vector."""
         metrics: dict[str, Metric] = {}

@@ -77,8 +77,9 @@ class Schedule:
         for name, count in [("epochs", self.epochs), *(("steps", count) for count in counts)]:
             if count is not None and count < 1:
                 raise ComponentError(f"schedule: {name} = {count}; expected 1 or more")
-        if self.batch_size != "full" and self.batch_size < 1:
-            raise ComponentError(f'schedule: batch_size = {self.batch_size}; expected 1 or more, or "full"')
+        size: object = self.batch_size
+        if size != "full" and not (isinstance(size, int) and size >= 1):
+            raise ComponentError(f'schedule: batch_size = {self.batch_size!r}; expected 1 or more, or "full"')
         at_least_zero("schedule: learning_rate", self.learning_rate)
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ComponentError(f"schedule: clip_norm = {self.clip_norm}; expected more than 0")

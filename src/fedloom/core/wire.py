@@ -15,13 +15,16 @@ from fedloom.core.keys import Keys, SecretKey
 from fedloom.core.params import Vector
 
 S = TypeVar("S")
+_WORD = 4096.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireType:
     """What one client's vector is, between two stages.
 
-    Its coordinates are: parts, then ``metrics`` metric coordinates, then, where ``weight`` is true, the weight.
+    Its coordinates are: parts, then ``metrics`` metric coordinates, then, where ``weight`` is true, the weight: in one
+    coordinate, or where ``two_words`` is true in two, ``coarse * 4096 + fine``: so float32 adds whole weights exactly,
+    up to 2**36 in total and up to 4,096 clients, where one coordinate would stop counting rows at 2**24.
     """
 
     dim: int | None
@@ -33,6 +36,7 @@ class WireType:
     """Bound on the norm of ONE client's whole vector; None: unbounded."""
     metrics: int = 0
     weight: bool = True
+    two_words: bool = False
     max_weight: float | None = None
     """The largest weight a client may have; None: unbounded."""
     clipped: float | None = None
@@ -40,10 +44,26 @@ class WireType:
     weighted: bool = False
     """The parts have been multiplied by the weight."""
 
+    def split_weight(self, weights: Vector) -> Vector:
+        """Return weights ``(clients,)`` as the coordinates that they travel in, ``(clients, 1 or 2)``.
+
+        Example:
+            >>> WireType(dim=2, dtype="float32", two_words=True).split_weight(np.array([4097.5])).tolist()
+            [[1.0, 1.5]]
+        """
+        if not self.two_words:
+            return weights[:, None]
+        coarse = np.floor(weights / _WORD)
+        return np.stack([coarse, weights - _WORD * coarse], axis=1)
+
+    def weights(self, values: Vector) -> Vector:
+        """Return the weights of a block ``(clients, d)``, or of a sum ``(1, d)``, as one column."""
+        return values[:, -2:-1] * values.dtype.type(_WORD) + values[:, -1:] if self.two_words else values[:, -1:]
+
     @property
     def tail(self) -> int:
         """Number of coordinates behind the parts."""
-        return self.metrics + self.weight
+        return self.metrics + self.weight + self.two_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

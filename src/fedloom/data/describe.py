@@ -99,8 +99,7 @@ def check_rows(
     if problems:
         more = f"; and {len(problems) - SHOWN} more columns" if len(problems) > SHOWN else ""
         raise DataError(
-            f"{client}: {'; '.join(problems[:SHOWN])}{more}. Expected finite numbers: impute them, or leave rows or "
-            "columns out"
+            f"{client}: {'; '.join(problems[:SHOWN])}{more}. Expected finite numbers: leave rows or columns out"
         )
     return _warnings(client, data.split("train"), schema)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedloom.core.component import ComponentSpec, array_digest, digest_of
-from fedloom.core.data import FEATURES, LABEL, ClientDataset, Population, Schema
+from fedloom.core.data import FEATURES, LABEL, ClientDataset, Population, Schema, Split
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import Key
 from fedloom.core.params import Vector
@@ -103,15 +103,17 @@ class Pooled:
         Raises:
             DataError: When there is no such client.
         """
-        start, *counts = self.roll.spans[self.roll.index(client)].tolist()
-        rows: slice | npt.NDArray[np.uint32] = slice(start, start + sum(counts))
+        start, train, validation, test = self.roll.spans[self.roll.index(client)].tolist()
+        tuned = train + validation
+        rows: slice | npt.NDArray[np.uint32] = slice(start, start + tuned + test)
         if self.order is not None:
             rows = self.order[rows]
-        ends = np.cumsum(counts).tolist()
-        return ClientDataset(
-            {FEATURES: self.features[rows], LABEL: self.label[rows]},
-            {fold: slice(end - count, end) for fold, end, count in zip(FOLDS, ends, counts, strict=True)},
-        )
+        splits: dict[Split, slice] = {
+            "train": slice(0, train),
+            "validation": slice(train, tuned),
+            "test": slice(tuned, tuned + test),
+        }
+        return ClientDataset({FEATURES: self.features[rows], LABEL: self.label[rows]}, splits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

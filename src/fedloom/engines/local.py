@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from fedloom.store.documents import read_outcome
 
 S = TypeVar("S")
 R = TypeVar("R")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +53,9 @@ class LocalEngine:
         self,
         experiment: Experiment,
         *,
-        output: Path | None = None,
-        resume: Path | None = None,
-        base: Path | None = None,
+        output: Path | str | None = None,
+        resume: Path | str | None = None,
+        base: Path | str | None = None,
         save_rounds: bool = False,
         on_round: Sequence[OnRound] = (),
     ) -> RunResult:
@@ -79,7 +81,8 @@ class LocalEngine:
             RunInterrupted: On Ctrl-C. What was committed is kept and can be resumed, as with the three above; an error
                 that leaves a run in a folder has a note (``__notes__``) that says so.
         """
-        here = Path.cwd() if base is None else base
+        here = Path.cwd() if base is None else Path(base)
+        output, resume = (None if folder is None else Path(folder) for folder in (output, resume))
         experiment = resolve_experiment(experiment, base=here)
         run = LocalRun(self._settings, experiment, on_round)
         run.check()
@@ -92,17 +95,17 @@ class LocalEngine:
                 outcome = read_outcome(folder.path)
                 completed = outcome is not None and outcome.status in ("completed", "completed with warnings")
             journal = Journal(folder=folder, every_s=self.checkpoint_s, params={} if keeps else None)
-            try:
-                with steady_arithmetic(), log_to(None if folder is None else folder.path):
+            with steady_arithmetic(), log_to(None if folder is None else folder.path):
+                try:
                     result = run.run(journal)
                     if folder is not None and not (completed and not journal.wrote):
                         _write_files(folder, result)
                         folder.finish(result.status, result.as_json())
-            except BaseException as error:
-                _leave(journal, error, resumed=resume is not None)
-                if isinstance(error, KeyboardInterrupt):
-                    raise RunInterrupted(None if folder is None else folder.path) from None
-                raise
+                except BaseException as error:
+                    _leave(journal, error, resumed=resume is not None)
+                    if isinstance(error, KeyboardInterrupt):
+                        raise RunInterrupted(None if folder is None else folder.path) from None
+                    raise
             return result
 
     def query(self, query: Query[S, R], *, data: FederatedDataset, seed: int, pipeline: Pipeline | None = None) -> R:
@@ -173,6 +176,8 @@ def _leave(journal: Journal, error: BaseException, *, resumed: bool) -> None:
     paused = isinstance(error, StoreError)
     kind: FinalStatus = "interrupted" if isinstance(error, KeyboardInterrupt) else "paused" if paused else "failed"
     with uninterrupted():
+        if kind != "interrupted":
+            log.error("the run is %s", kind, exc_info=error)
         try:
             if not paused:
                 journal.write()

@@ -60,9 +60,6 @@ def log_to(folder: Path | None) -> Iterator[None]:
     logger.setLevel(logging.INFO)
     try:
         yield
-    except Exception:
-        logger.exception("the run ended in an error")
-        raise
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

@@ -55,7 +55,9 @@ def clip(norm: float) -> Stage[None]:
         wire: WireType, values: Vector, _setting: Vector, memory: Vector, _keys: Sequence[Keys]
     ) -> tuple[Vector, Vector]:
         parts = values[:, : values.shape[1] - wire.tail]
-        norms = np.sqrt(np.einsum("ij,ij->i", parts, parts, dtype=np.float64))[:, None]
+        # Scaled by the largest coordinate, so that no square overflows.
+        peaks = np.abs(parts).max(axis=1, keepdims=True, initial=np.finfo(values.dtype).tiny).astype(np.float64)
+        norms = peaks * np.sqrt(((parts / peaks) ** 2).sum(axis=1, keepdims=True))
         # Rounding may leave a scaled vector a hair outside the ball: divide by slightly more than the norm.
         margin = 1.0 + 4 * float(np.finfo(values.dtype).eps) * math.sqrt(max(parts.shape[1], 1))
         parts /= np.maximum(norm, norms * margin).astype(values.dtype)

@@ -20,8 +20,7 @@ def mean(*, expected: float | None = None, max_weight: float | None = None) -> S
     """Weighted mean of the parts over the included clients; metric coordinates are plain sums.
 
     A client sends ``(weight / scale * parts, metrics, weight / scale)``; the server divides the summed parts by the
-    summed weight, or by ``expected / scale``. The scale is ``max_weight``, so that the sum of weights is exact; without
-    it the vector is widened to float64 (a float32 sum of weights is inexact above 2**24 examples).
+    summed weight, or by ``expected / scale``. The scale is ``max_weight``, 1 without it.
 
     Args:
         expected: A public denominator in place of the summed weights; the weight then does not travel.
@@ -53,17 +52,18 @@ def mean(*, expected: float | None = None, max_weight: float | None = None) -> S
                 'well, or use weighting = "uniform".',
             )
         weight = expected is None
+        two_words = wire.two_words and weight and not bounded
         parts = wire.clipped if bounded else None
         whole = None
         if parts is not None and not wire.metrics:
             whole = math.hypot(parts, 1.0) if weight else parts
         return replace(
             wire,
-            dim=wire.dim if wire.dim is None or weight else wire.dim - 1,
-            dtype=wire.dtype if bounded else "float64",
+            dim=wire.dim if wire.dim is None else wire.dim - wire.tail + wire.metrics + weight + two_words,
             l2=whole,
             clipped=parts,
             weight=weight,
+            two_words=two_words,
             max_weight=1.0 if bounded else None,
             weighted=True,
         )
@@ -71,31 +71,26 @@ def mean(*, expected: float | None = None, max_weight: float | None = None) -> S
     def encode(
         wire: WireType, values: Vector, _setting: Vector, memory: Vector, _keys: Sequence[Keys]
     ) -> tuple[Vector, Vector]:
-        weights = values[:, -1:]
+        weights = wire.weights(values)
         bound = max_weight if max_weight is not None else wire.max_weight
         if bound is not None and (weights > bound).any():
             raise Error(f"a weight of {float(weights.max())} is above max_weight = {bound}")
-        out = plan(wire)
-        shares = weights.astype(np.dtype(out.dtype)) / scale(wire)
+        shares = weights / values.dtype.type(scale(wire))
         parts = values.shape[1] - wire.tail
-        if out.dtype == wire.dtype and out.weight:
-            values[:, :parts] *= shares
-            values[:, -1:] = shares
+        values[:, :parts] *= shares
+        out = plan(wire)
+        if out.two_words:
             return values, memory
-        encoded = np.empty((len(values), values.shape[1] - (not out.weight)), dtype=out.dtype)
-        np.multiply(values[:, :parts], shares, out=encoded[:, :parts])
-        encoded[:, parts : parts + wire.metrics] = values[:, parts : parts + wire.metrics]
-        if out.weight:
-            encoded[:, -1:] = shares
-        return encoded, memory
+        values[:, parts + wire.metrics : parts + wire.metrics + 1] = shares
+        return values[:, : parts + wire.metrics + out.weight], memory
 
     def decode(wire: WireType, total: Vector, state: None, _info: SumInfo) -> tuple[Vector, None]:
-        decoded = np.empty(total.size + (expected is not None), dtype=total.dtype)
-        parts = decoded.size - wire.tail
-        divisor = total[-1] if expected is None else expected / scale(wire)
-        np.divide(total[:parts], divisor, out=decoded[:parts])
-        decoded[parts:-1] = total[parts : parts + wire.metrics]
-        decoded[-1] = divisor * scale(wire)
-        return decoded, state
+        out = plan(wire)
+        total = total.astype(np.float64)
+        divisor = float(out.weights(total[None])[0, 0]) if expected is None else expected / scale(wire)
+        parts = total.size - out.tail
+        weight = divisor * scale(wire)
+        words = wire.split_weight(np.array([weight]))[0]
+        return np.concatenate([total[:parts] / divisor, total[parts : parts + wire.metrics], words]), state
 
     return Stage(name="mean", plan=plan, encode=encode, decode=decode, init=stateless)

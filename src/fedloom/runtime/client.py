@@ -92,7 +92,7 @@ def run_block(nodes: Sequence[ClientNode[B, C]], orders: Sequence[RoundOrder[B]]
     return [next(finished) if isinstance(program, Program) else program for program in programs]
 
 
-def begin(node: ClientNode[B, C], order: RoundOrder[B]) -> Program[C] | Refused:
+def begin(node: ClientNode[B, C], order: RoundOrder[B]) -> Program[C] | Refused | Failed:
     """Check an order, settle the client's state by its word, and start the program it names."""
     plan = node.plan
     if order.digest != plan.digest:
@@ -105,11 +105,21 @@ def begin(node: ClientNode[B, C], order: RoundOrder[B]) -> Program[C] | Refused:
     key = plan.round_key(order.round, order.retry).child("client", node.client)
     context = ClientContext(node.client, order.round, examples, key)
     stored, state, memory = _settle(node, order, algorithm, exchange)
+    try:
+        generator = algorithm.client(order.broadcast, state, context)
+    except Exception as error:
+        return _report_crash(node, order, error)
+    if not isinstance(generator, GeneratorType):
+        code = algorithm.client.__code__
+        detail = (
+            f"{code.co_name} returned a {type(generator).__name__}; a client program yields: begin with `yield from`"
+        )
+        return _failed(order, "crashed", detail, f"{code.co_filename}:{code.co_firstlineno}")
     return Program(
         node=node,
         order=order,
         exchange=exchange,
-        generator=algorithm.client(order.broadcast, state, context),
+        generator=generator,
         context=context,
         train=train,
         stored=stored,
@@ -304,12 +314,15 @@ def _learner(program: Program[Any]) -> Learner:
 
 
 def _crashed(program: Program[Any], error: Exception) -> Outcome[Any]:
-    if program.node.debug:
+    return Outcome(problem=_report_crash(program.node, program.order, error))
+
+
+def _report_crash(node: ClientNode[Any, Any], order: RoundOrder[Any], error: Exception) -> Failed:
+    if node.debug:
         raise error
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    log.warning("client=%s round=%s crashed", program.node.client, program.order.round, exc_info=error)
-    detail = f"{type(error).__name__}: {error}"
-    return Outcome(problem=_failed(program.order, "crashed", detail, f"{frame.filename}:{frame.lineno}"))
+    log.warning("client=%s round=%s crashed", node.client, order.round, exc_info=error)
+    return _failed(order, "crashed", f"{type(error).__name__}: {error}", f"{frame.filename}:{frame.lineno}")
 
 
 def _refused(order: RoundOrder[Any], reason: str) -> Refused:

@@ -58,9 +58,10 @@ class Exchange:
                 row[start:stop] = update.parts[name]
             start = stop
         if self.metrics.size:
-            rows[:, start : start + self.metrics.size] = [self.metrics.flatten(update.metrics) for update in updates]
+            self.metrics.flatten_into(rows[:, start : start + self.metrics.size], [u.metrics for u in updates])
         if self.wire.weight:
-            rows[:, -1] = [update.weight for update in updates]
+            weights = np.array([update.weight for update in updates], np.float64)
+            rows[:, start + self.metrics.size :] = self.wire.split_weight(weights)
         return rows
 
     def aggregate(
@@ -75,7 +76,7 @@ class Exchange:
         for name, layout in self.parts.items():
             parts[name] = decoded[start : start + layout.size].astype(self.wire.dtype)
             start += layout.size
-        weight = float(decoded[-1]) if self.wire.weight else clients
+        weight = float(self.wire.weights(decoded[None])[0, 0]) if self.wire.weight else clients
         return Aggregate(
             parts=parts,
             weight=weight,
@@ -105,8 +106,11 @@ def exchange(
         PipelineError: When a stage cannot work on it.
         Error: When two parts have one name.
     """
-    dim = sum(layout.size for layout in parts.values()) + metrics.size + weight
-    wire = WireType(dim=dim, dtype=dtype, metrics=metrics.size, weight=weight, max_weight=max_weight)
+    two_words = weight and max_weight is None and dtype == "float32"
+    dim = sum(layout.size for layout in parts.values()) + metrics.size + weight + two_words
+    wire = WireType(
+        dim=dim, dtype=dtype, metrics=metrics.size, weight=weight, two_words=two_words, max_weight=max_weight
+    )
     if dim == 0:
         raise Error("a program whose clients send nothing: declare parts or metrics")
     return Exchange(parts=parts, metrics=metrics, pipeline=pipeline.bind(wire))

@@ -32,6 +32,7 @@ from fedloom.runtime.cohort import Cohort
 from fedloom.runtime.exchange import Exchange, exchange
 from fedloom.runtime.policy import RoundPolicy
 from fedloom.runtime.stopping import Stop
+from fedloom.runtime.summary import TRAIN_FIGURES
 
 S = TypeVar("S")
 B = TypeVar("B")
@@ -145,7 +146,7 @@ def as_evaluation(algorithm: Algorithm[S, B, C], splits: tuple[Split, ...]) -> A
         scores: dict[str, float | None] = {}
         for split in splits:
             result = yield from evaluate(LocalEvaluation(params, split))
-            metrics |= {f"{split}/{name}": metric for name, metric in result.metrics.items()}
+            metrics |= {f"{split}/{name}": m for name, m in result.metrics.items() if travels(split, name)}
             scores |= {f"{split}/{name}": score for name, score in result.scores.items()}
         return Update({}, 1, metrics, scores), state
 
@@ -163,9 +164,15 @@ def as_evaluation(algorithm: Algorithm[S, B, C], splits: tuple[Split, ...]) -> A
 
 
 def evaluation_metrics(learner: Learner, splits: tuple[Split, ...]) -> MetricSpec:
-    """Return the metrics that evaluation sends: the learner's, for each split."""
+    """Return the metrics that evaluation sends: the learner's, for each split; of training rows the losses alone."""
     kinds: Mapping[str, Any] = learner.evaluation_metrics.kinds
-    return MetricSpec({f"{split}/{name}": kind for split in splits for name, kind in kinds.items()})
+    named = ((split, name, kind) for split in splits for name, kind in kinds.items())
+    return MetricSpec({f"{split}/{name}": kind for split, name, kind in named if travels(split, name)})
+
+
+def travels(split: Split, metric: str) -> bool:
+    """Return whether a metric of a split is sent: what no figure is made of stays at the client."""
+    return split != "train" or metric in TRAIN_FIGURES
 
 
 def _no_step(_state: S, _aggregate: Aggregate) -> S:

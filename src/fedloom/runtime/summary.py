@@ -14,7 +14,8 @@ from fedloom.runtime.stopping import falls
 
 PHASES: Mapping[Split, str] = {"train": "train", "validation": "validation", "test": "eval"}
 """Under which name the figures of a split stand in the record."""
-_TRAIN_FIGURES = ("objective", "loss")
+TRAIN_FIGURES = ("objective", "loss")
+"""The figures of training rows; those of other splits are the rest."""
 
 
 def fit_figures(metrics: MetricSet) -> Figures:
@@ -38,7 +39,7 @@ def evaluation_figures(
         own = {name.removeprefix(split + "/"): m for name, m in metrics.items() if name.startswith(split + "/")}
         if not any(isinstance(metric, Mean) and metric.weight for metric in own.values()):
             continue
-        for name, value in learner.figures(own).items():
+        for name, value in (_losses(own) if split == "train" else learner.figures(own)).items():
             if _reported(split, name):
                 figures[f"{PHASES[split]}/{name}"] = value
     names = sorted({name for own in clients.values() for name in own if not name.startswith("train/")})
@@ -74,5 +75,10 @@ def over_clients(name: str, values: Sequence[float | None]) -> Figures:
     return {f"{name}/mean": mean, f"{name}/worst": worst, f"{name}/spread": spread}
 
 
+def _losses(metrics: MetricSet) -> Figures:
+    means = {name: metric.value for name, metric in metrics.items() if isinstance(metric, Mean)}
+    return {name: value if math.isfinite(value) else None for name, value in means.items()}
+
+
 def _reported(split: Split, figure: str) -> bool:
-    return figure in _TRAIN_FIGURES if split == "train" else figure not in _TRAIN_FIGURES
+    return figure in TRAIN_FIGURES if split == "train" else figure not in TRAIN_FIGURES

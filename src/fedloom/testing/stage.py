@@ -31,6 +31,7 @@ _WIRES = tuple(
     for clipped, l2 in ((None, None), (1.0, None), (1.0, 1.0))
     if (l2 is None or not (metrics or weight)) and (weight or bound is None)
 )
+_WIRES = (*_WIRES, *(replace(w, two_words=True) for w in _WIRES if w.weight and w.max_weight is None))
 
 
 def check_stage(stage: AnyStage, *, expected: Expected | None = None, most: float = 1e12) -> None:
@@ -107,7 +108,8 @@ def draw_values(wire: WireType, clients: int, key: Key, *, scale: float) -> Vect
         parts *= wire.clipped * (1 - 1e-6) / np.maximum(norms, wire.clipped)
     if wire.weight:
         most = 10_000.0 if wire.max_weight is None else wire.max_weight
-        values[:, -1] = most if most <= 1 else np.ceil(np.abs(values[:, -1]) * most)
+        weights = np.ceil(np.abs(values[:, -1]) * most) if most > 1 else np.full(clients, most)
+        values[:, wire.dim - wire.tail + wire.metrics :] = wire.split_weight(weights)
     return values.astype(wire.dtype)
 
 

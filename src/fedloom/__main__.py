@@ -1,0 +1,5 @@
+"""``python -m fedloom``: the command line."""
+
+from fedloom.cli import main
+
+main()
