@@ -65,6 +65,19 @@ def test_the_sum_of_vectors_is_the_merge_of_sets(sets: list[Any]) -> None:
     assert spec.size == 6
 
 
+def test_a_merge_is_of_all_rows_together() -> None:
+    left = {
+        "m": Mean(6.0, 4.0),
+        "c": Count(3.0),
+        "x": Max(2.0),
+        "h": Histogram(np.array([1.0, 2.0])),
+        "left": Count(1.0),
+    }
+    right = {"m": Mean(1.0, 2.0), "c": Count(4.0), "x": Max(-5.0), "h": Histogram(np.array([0.0, 5.0]))}
+    expected = {"m": Mean(7.0, 6.0), "c": Count(7.0), "x": Max(2.0), "h": [1.0, 7.0], "left": Count(1.0)}
+    assert plain(merge(left, right)) == plain(merge(right, left)) == expected
+
+
 def test_values() -> None:
     assert (Mean(6.0, 4.0).value, Count(3.0).value, Max(2.0).value) == (1.5, 3.0, 2.0)
     assert math.isnan(Mean(0.0, 0.0).value)

@@ -368,6 +368,28 @@ def test_a_short_round_is_opened_again_with_a_fresh_cohort_and_other_keys() -> N
     assert run.state.retry == 0
 
 
+def test_a_reply_to_an_earlier_retry_is_late_and_the_client_may_still_answer_the_new_order() -> None:
+    plan = planned(counting(POPULATION), policy=RoundPolicy(quorum=4, retries=3))
+    coordinator, states = Coordinator(plan, initial_state(plan)), MemoryStates()
+    first = coordinator.open_round()
+    assert not isinstance(first, Stopped)
+    old = dict(deliveries(plan, DATA, states, first))
+    for client in (A, B, C, D):
+        coordinator.lose(client, Failure(client=client, phase="train", kind="late", detail=""))
+    assert closed(coordinator).status == "retried"
+    second = coordinator.open_round()
+    assert not isinstance(second, Stopped)
+    assert {order.retry for order in second.values()} == {1}
+    for client, message in old.items():
+        assert isinstance(message, AggregatorMessage)
+        coordinator.receive(client, AggregatorMessage(round=message.round, retry=0, payload=1e6 + message.payload))
+    assert not coordinator.advance(), "nobody has answered this order"
+    for client, reply in deliveries(plan, DATA, states, second):
+        coordinator.receive(client, reply)  # type: ignore[arg-type]
+    assert closed(coordinator).included == (A, B, C, D)
+    assert coordinator.state.server.counts.tolist() == [1, 1, 1, 1]
+
+
 def test_a_round_that_stays_short_ends_the_run_as_failed() -> None:
     plan = planned(counting(POPULATION), policy=RoundPolicy(quorum=2, retries=2))
     run = simulate(plan, DATA, drop=losing((2, 0), (2, 1), (2, 2)))

@@ -164,7 +164,7 @@ def to_json(value: object) -> Json:
         case float():
             if not math.isfinite(value):
                 raise ComponentError(f"a component's argument is {value}; expected a finite number")
-            return value
+            return float(value)  # numpy's float64 is a float too, and no JSON
         case np.generic():
             return to_json(value.item())
         case np.ndarray():
