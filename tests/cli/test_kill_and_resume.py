@@ -23,7 +23,7 @@ File = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
 STEPS = 600
 """Local steps that make a round last some hundredths of a second: long enough to be hit, short enough to wait for."""
-DRAWN = Key.from_seed(2).generator().choice([1, 2, 3, 5, 6, 7, 8], size=2, replace=False).tolist()
+DRAWN = Key.from_seed(2).generator().choice([1, 2, 3, 5, 6, 7, 8], size=4, replace=False).tolist()
 
 
 def folder_of(root: Path) -> Path:
@@ -37,7 +37,7 @@ def model_of(out: str) -> str:
     return result["model_sha256"]
 
 
-@pytest.mark.parametrize("at", [4, *DRAWN])
+@pytest.mark.parametrize("at", [4, DRAWN[0], *(pytest.param(at, marks=pytest.mark.slow) for at in DRAWN[1:])])
 def test_a_killed_run_is_continued_to_the_same_bytes(
     at: int, tmp_path: Path, file: File, start: Any, command: Run, undisturbed: Any
 ) -> None:
@@ -94,8 +94,10 @@ def interrupt(command: Any) -> tuple[int, str, str]:
     return code, out, err
 
 
-@pytest.mark.parametrize("at", [1, 5, 9])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("at", "workers"),
+    [(1, 1), (5, 2), (9, 1), *(pytest.param(at, 2, marks=pytest.mark.slow) for at in (1, 4, 9))],
+)
 def test_ctrl_c_leaves_a_run_that_resumes(
     at: int, workers: int, tmp_path: Path, file: File, start: Any, command: Run, undisturbed: Any
 ) -> None:
@@ -116,7 +118,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(
 def test_ctrl_c_before_round_1_leaves_a_run_that_resumes(
     tmp_path: Path, file: File, start: Any, command: Run, undisturbed: Any
 ) -> None:
-    path = file(steps=20 * STEPS, rounds=2)
+    path = file(steps=5 * STEPS, rounds=2)
     running = start("run", path)
     running.wait_until(lambda: rounds_on_disk(tmp_path / "runs") == 4)  # two preparations of two questions each
     code, out, err = interrupt(running)
@@ -181,6 +183,7 @@ def test_the_same_run_twice_is_bit_equal_across_processes(tmp_path: Path, file: 
         assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system limits no file sizes")
 def test_a_disk_that_fills_up_pauses_the_run_which_resumes(
     tmp_path: Path, file: File, fedloom_: Run, command: Run, undisturbed: Any

@@ -19,11 +19,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Return the digest of every file below a folder."""
+    """Return the digest of every file below a folder; SQLite's own helpers come and go with a look at a file."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.name.endswith(("-shm", "-wal"))
     }
 
 
@@ -51,9 +51,9 @@ def test_all_violations_of_a_file_come_at_once_with_file_and_line(tmp_path: Path
     said = refused(command("run", path)).splitlines()
     assert said[0] == "4 settings cannot be used:"
     lines = path.read_text().splitlines()
-    for needle, line in zip(("seed", "l3", "scafold", "rounds"), said[1:], strict=True):
+    for needle, line in zip(("seed", "l3", "scafold", "rounds = 0"), said[1:], strict=True):
         at = next(place for place, each in enumerate(lines, start=1) if needle in each)
-        assert line.startswith(f"       {path}:{at}: ") and needle in line, line
+        assert line.startswith(f"       {path}:{at}: ") and needle.split()[0] in line, line
     assert "l2" in said[2] and "scaffold" in said[3]  # the nearest spelling
     assert not (tmp_path / "runs").exists()
 
@@ -283,7 +283,7 @@ def test_a_run_of_python_objects_is_resumed_in_python(tmp_path: Path, command: R
         assert folder is not None
         before = files(folder)
         said = refused(command("resume", folder))
-        assert "was started from Python" in said and "engine.run(experiment, resume=folder)" in said
+        assert "cannot be rebuilt by name" in said and "engine.run(experiment, resume=folder)" in said
         assert files(folder) == before
 
 

@@ -25,9 +25,9 @@ from fedloom.testing import federation, plan_for, simulate
 
 RECORDED_WITH = ("2.4.6", "SkylakeX")
 GOLDEN: dict[tuple[str, Dtype], str] = {
-    ("fedavg", "float32"): "28dd92ee21156118439fc3a85eff910e3f349b2b8d2e5576490eb03a7cd0aa5f",
+    ("fedavg", "float32"): "9949687bb13c70becde0602edd84543f13b127ad1f4ff2c7e8c7f3b7c6d43e96",
     ("fedavg", "float64"): "354eb49886d1cde24ed39e6db739a984f5754869f0fe7f83b13024f40215c407",
-    ("fedadam", "float32"): "168a86b824d1534f10a7e57bab433a0dc248b8afe4315d37dd56cca23e894957",
+    ("fedadam", "float32"): "aca7e1c7877cbf6214ed3d0a2f2c729593f6f6f5bccdbe4e195217901a938303",
     ("fedadam", "float64"): "026737ccc9e221cc42556bfdceb652dce80575006ade5e70b3ea57f9695dba3d",
     ("scaffold", "float32"): "9c20eed931b7a26b5aed16f4cc45c0e21c5ffd9385c28d1cf2ab20e45440b841",
     ("scaffold", "float64"): "e503c6e84768e7f11801eb5589566e5fb4deccbe48c1eaaa9fef77ad9fee3488",

@@ -60,6 +60,7 @@ def fail(text: str, *, kind: str, code: int, json: bool) -> None:
     Raises:
         typer.Exit: Always.
     """
+    text = text.encode(errors="replace").decode()  # an argument in another encoding than the locale's
     if json:
         write_json({"error": {"kind": kind, "message": text, "exit_code": code}})
     sys.stderr.write("error: " + text.replace("\n", "\n       ") + "\n")

@@ -12,7 +12,7 @@ def write_json(value: object) -> None:
     import msgspec
 
     sys.stdout.flush()
-    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.write(msgspec.json.encode(value, enc_hook=os.fspath) + b"\n")
     sys.stdout.buffer.flush()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from fedloom.core.component import ComponentSpec, Json, spec_of
 from fedloom.errors import ComponentError, ConfigError, StoreError, Violation
-from fedloom.experiment.registry import resolve
+from fedloom.experiment.registry import builder, resolve
 from fedloom.experiment.spec import Experiment
 from fedloom.runtime.stopping import Stop
 from fedloom.store.documents import EXPERIMENT, read_head
@@ -25,13 +26,21 @@ def experiment_of(folder: Path) -> tuple[Experiment, Path, Mapping[str, Json]]:
     engine = head.options.get("engine", {})
     try:
         experiment = Experiment.from_json(head.experiment)
+        for part in _named_parts(experiment):
+            builder(part.group, part.name)
     except (AttributeError, KeyError, TypeError) as error:
         raise StoreError(f"{folder / EXPERIMENT} is damaged ({error}): restore the folder from a backup") from error
     except ComponentError as error:
         raise StoreError(
-            f"{folder} was started from Python: {error}. Resume it there: engine.run(experiment, resume=folder)"
+            f"{folder} cannot be rebuilt by name: {error}. Install the package that has it; a run that was started from "
+            "Python with objects is resumed there: engine.run(experiment, resume=folder)"
         ) from error
     return experiment, Path(head.base), engine if isinstance(engine, dict) else {}
+
+
+def _named_parts(experiment: Experiment) -> list[ComponentSpec]:
+    parts = [getattr(experiment, field.name) for field in fields(experiment)]
+    return [part for part in (*parts, *experiment.prepare) if isinstance(part, ComponentSpec)]
 
 
 def with_overrides(stop: Stop | ComponentSpec, overrides: Sequence[str]) -> Stop | ComponentSpec:

@@ -94,10 +94,10 @@ class LinearLearner:
         length = schedule.batch_rows(count)
         rows, labels, weights, row_weights = full_batch(model, [job], length)
         params = np.asarray(at, model.dtype)[None]
-        residual = model.logits(params, rows, np.empty((1, length, model.outputs), model.dtype))
+        products = model.products(params, np.empty_like(params), np.empty((1, length, model.outputs), model.dtype))
         trace = np.empty((1, 2, length), model.dtype)
-        model.loss.residual(residual, labels, weights, trace)
-        gradient = model.pull(residual, rows, np.empty_like(params))[0]
+        model.loss.residual(products.logits(rows), labels, weights, trace)
+        gradient = products.pull(rows)[0]
         gradient[: model.penalised] += model.l2 * params[0, : model.penalised]
         loss = float((model.loss.losses(trace) * row_weights).sum()) / count + self.penalty(at)
         return GradientResult(gradient=gradient, loss=loss, examples=count)
@@ -113,8 +113,8 @@ class LinearLearner:
         count = len(labels)
         rows = np.ascontiguousarray(data.arrays[FEATURES], model.dtype)[None]
         block = np.asarray(params, model.dtype)[None]
-        logits = model.logits(block, rows, np.empty((1, count, model.outputs), model.dtype))
-        z = logits[0].astype(np.float64)
+        residual = np.empty((1, count, model.outputs), model.dtype)
+        z = model.products(block, np.empty_like(block), residual).logits(rows)[0].astype(np.float64)
         trace = np.empty((1, 2, count))
         model.loss.residual(z[None].copy(), labels[None], np.ones((1, count)), trace)
         losses = model.loss.losses(trace)[0]

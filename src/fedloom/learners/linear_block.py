@@ -62,25 +62,52 @@ class LinearModel:
         coef = block[:, : self.coefficients].reshape(len(block), self.outputs, self.features)
         return coef, block[:, self.coefficients :] if self.intercept else None
 
-    def logits(self, block: Vector, rows: Vector, out: Vector) -> Vector:
-        """Return ``x . coef + intercept`` of stacked rows ``(clients, rows, features)``, in ``out``."""
-        coef, intercept = self.split(block)
-        np.matmul(rows, coef.transpose(0, 2, 1), out=out)
-        if intercept is not None:
-            out += intercept[:, None, :]
-        return out
-
-    def pull(self, residual: Vector, rows: Vector, out: Vector) -> Vector:
-        """Return the gradient of ``sum(residual * logits)`` in ``out``, shape ``(clients, size)``."""
-        coef, intercept = self.split(out)
-        np.matmul(residual.transpose(0, 2, 1), rows, out=coef)
-        if intercept is not None:
-            np.add.reduce(residual, axis=1, out=intercept)
-        return out
+    def products(self, params: Vector, gradient: Vector, residual: Vector) -> Products:
+        """Return the two products of a step, bound to the arrays ``(clients, ...)`` that they read and write."""
+        coef, intercept = self.split(params)
+        pulled, pulled_intercept = self.split(gradient)
+        return Products(
+            params=params,
+            gradient=gradient,
+            residual=residual,
+            coef_t=coef.transpose(0, 2, 1),
+            intercept=None if intercept is None else intercept[:, None, :],
+            pulled=pulled,
+            pulled_intercept=pulled_intercept,
+            residual_t=residual.transpose(0, 2, 1),
+        )
 
     def row_weights(self, labels: Vector) -> Vector | float:
         """Return the class weight of each label, 1.0 without class weights."""
         return 1.0 if self.class_weights is None else self.class_weights[labels]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Products:
+    """Logits and gradient of stacked linear models, as views made once for many steps."""
+
+    params: Vector
+    gradient: Vector
+    residual: Vector
+    coef_t: Vector
+    intercept: Vector | None
+    pulled: Vector
+    pulled_intercept: Vector | None
+    residual_t: Vector
+
+    def logits(self, rows: Vector) -> Vector:
+        """Write ``x . coef + intercept`` of stacked rows ``(clients, rows, features)`` to ``residual``; return it."""
+        np.matmul(rows, self.coef_t, out=self.residual)
+        if self.intercept is not None:
+            np.add(self.residual, self.intercept, out=self.residual)
+        return self.residual
+
+    def pull(self, rows: Vector) -> Vector:
+        """Write the gradient of ``sum(residual * logits)`` to ``gradient``; return it."""
+        np.matmul(self.residual_t, rows, out=self.pulled)
+        if self.pulled_intercept is not None:
+            np.add.reduce(self.residual, axis=1, out=self.pulled_intercept)
+        return self.gradient
 
 
 def group_jobs(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[int]]:
@@ -103,11 +130,9 @@ def advance(model: LinearModel, jobs: Sequence[Job]) -> list[LocalResult]:
     """Do the local work of one group; results in the order of the jobs."""
     orders = [job.work.schedule.order(len(job.data), job.keys.public) for job in jobs]
     ranked = sorted(range(len(jobs)), key=lambda j: -orders[j].steps)
-    results: list[LocalResult | None] = [None] * len(jobs)
-    block = _Block(model, [jobs[j] for j in ranked], [orders[j] for j in ranked])
-    for j, result in zip(ranked, block.run(), strict=True):
-        results[j] = result
-    return [result for result in results if result is not None]
+    results = _Block(model, [jobs[j] for j in ranked], [orders[j] for j in ranked]).run()
+    places = {j: place for place, j in enumerate(ranked)}
+    return [results[places[j]] for j in range(len(jobs))]
 
 
 class _Block:
@@ -150,11 +175,15 @@ class _Block:
         optimizer = self.schedule.optimizer
         moments = None if self.schedule.plain or optimizer is None else optimizer.init(self.params)
         alive = len(self.jobs)
-        for step in range(int(self.steps[0])):
-            while self.steps[alive - 1] <= step:
-                alive -= 1
+        steps = self.steps.tolist()
+        products = self._products(alive)
+        for step in range(steps[0]):
+            if steps[alive - 1] <= step:
+                while steps[alive - 1] <= step:
+                    alive -= 1
                 moments = _prefix(moments, alive)
-            gradient = self._gradient(step, alive)
+                products = self._products(alive)
+            gradient = self._gradient(step, alive, products)
             if not self.fused:
                 self._add_terms(gradient, alive)
                 if moments is not None and optimizer is not None:
@@ -162,15 +191,17 @@ class _Block:
                     gradient = gradient * rate
                 else:
                     gradient *= rate
-            self.params[:alive] -= gradient
+            np.subtract(products.params, gradient, out=products.params)
         return self._results(rate)
 
-    def _gradient(self, step: int, alive: int) -> Vector:
+    def _products(self, alive: int) -> Products:
+        return self.model.products(self.params[:alive], self.gradient[:alive], self.residual[:alive])
+
+    def _gradient(self, step: int, alive: int, products: Products) -> Vector:
         rows, labels = self.batches.at(step, alive)
-        residual = self.model.logits(self.params[:alive], rows, self.residual[:alive])
         weights = self.weights[step % len(self.weights), :alive]
-        self.model.loss.residual(residual, labels, weights, self.trace[step, :alive])
-        return self.model.pull(residual, rows, self.gradient[:alive])
+        self.model.loss.residual(products.logits(rows), labels, weights, self.trace[step, :alive])
+        return products.pull(rows)
 
     def _add_terms(self, gradient: Vector, alive: int) -> None:
         model, params = self.model, self.params[:alive]

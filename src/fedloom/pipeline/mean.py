@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +39,7 @@ def mean(*, expected: float | None = None, max_weight: float | None = None) -> S
         bound = wire.max_weight if max_weight is None else max_weight
         return 1.0 if bound is None else bound
 
+    @functools.lru_cache(maxsize=16)
     def plan(wire: WireType) -> WireType:
         if wire.weighted:
             raise PipelineError("mean", received=wire, advice="The parts are weighted already: use one mean() only.")

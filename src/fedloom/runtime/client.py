@@ -195,7 +195,7 @@ def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> l
             detail = "the update holds a NaN or an infinity: local training diverged; lower the learning rate"
             messages.append(_failed(order, "invalid", detail))
             continue
-        _keep_pending(program, outcomes[position].state, renewed[position].copy())
+        _keep_pending(program, outcomes[position].state, renewed[position])
         sender = exchange.pipeline.aggregator.client(program.node.client, encoded[position], keys[position])
         scores = update.scores if shows else {}
         messages.append(AggregatorMessage(round=order.round, retry=order.retry, payload=sender.open(), scores=scores))
@@ -225,7 +225,7 @@ def _keep_pending(program: Program[C], state: C | None, memory: Vector) -> None:
     node, order = program.node, program.order
     if order.program == "evaluate" or not node.plan.stateful:
         return
-    pending = Slot(round=order.round, state=state, memory=memory)
+    pending = Slot(round=order.round, state=state, memory=memory.copy())
     node.states.save(node.client, StoredState(committed=program.stored.committed, pending=pending))
 
 
