@@ -120,7 +120,7 @@ def test_ctrl_c_before_round_1_leaves_a_run_that_resumes(
 ) -> None:
     path = file(steps=5 * STEPS, rounds=2)
     running = start("run", path)
-    running.wait_until(lambda: rounds_on_disk(tmp_path / "runs") == 4)  # two preparations of two questions each
+    running.wait_until(lambda: rounds_on_disk(tmp_path / "runs") >= 4)  # of the preparations
     code, out, err = interrupt(running)
     assert code == 130 and out == "" and "round" not in err
     assert list_runs(tmp_path / "runs")[0].status == "interrupted"

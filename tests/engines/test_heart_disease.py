@@ -27,10 +27,7 @@ NUMBERS = ("age", "sex", None, "trestbps", "chol", "fbs", None, "thalach", "exan
 """Columns in the order of the files, before slope, ca and thal, which are dropped; None where categories stand."""
 COLUMNS = (*filter(None, NUMBERS), "cp=2", "cp=3", "cp=4", "restecg=1", "restecg=2")
 
-pytestmark = [
-    pytest.mark.skipif(not (HEART / "splits.csv").exists(), reason=f"{HEART} is not there"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.skipif(not (HEART / "splits.csv").exists(), reason=f"{HEART} is not there")
 
 
 @cache
@@ -102,6 +99,7 @@ def test_fedsgd_reaches_the_pooled_optimum(optimum: float) -> None:
     assert result.metrics["eval/log_loss"] == pytest.approx(0.43554, abs=0.005)
 
 
+@pytest.mark.slow
 def test_fedavg_with_many_local_steps_stays_away_from_the_optimum(optimum: float) -> None:
     """Its fixed point is another one: clients drift, and more rounds do not help."""
     schedule = Schedule(steps=20, batch_size="full", learning_rate=0.1)

@@ -25,7 +25,8 @@ from fedloom.errors import AlgorithmError, Error
 from fedloom.learners import logistic
 from fedloom.runtime.client import ClientNode
 from fedloom.runtime.cohort import poisson, uniform
-from fedloom.runtime.coordinator import Coordinator, Save, Stopped, initial_state
+from fedloom.runtime.coordinator import Coordinator, Stopped, initial_state
+from fedloom.runtime.effects import Save
 from fedloom.runtime.policy import RoundPolicy
 from fedloom.runtime.ports import MemoryStates
 from fedloom.runtime.record import RoundRecord

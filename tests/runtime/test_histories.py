@@ -17,7 +17,8 @@ from fedloom.core.ids import ClientId
 from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, Failure, Refused, RoundOrder
 from fedloom.runtime.client import ClientNode
 from fedloom.runtime.cohort import everyone, poisson, uniform
-from fedloom.runtime.coordinator import Closed, Coordinator, Save, Stopped, initial_state
+from fedloom.runtime.coordinator import Coordinator, Stopped, initial_state
+from fedloom.runtime.effects import Closed, Save
 from fedloom.runtime.policy import RoundPolicy
 from fedloom.runtime.ports import MemoryStates
 from fedloom.runtime.record import RoundRecord

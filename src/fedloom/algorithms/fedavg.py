@@ -28,32 +28,27 @@ class FedAvgState:
 
 
 FedAvg: TypeAlias = Algorithm[FedAvgState, Vector, None]
-Number: TypeAlias = float | Ramp
+Number: TypeAlias = float | Ramp  # a ramp changes by round
 
 
 @component("fedloom.algorithms")
 def fedavg(
-    local: Schedule,
-    *,
-    prox: Number = 0.0,
-    server: AnyOptimizer | None = None,
-    server_lr: Number = 1.0,
+    local: Schedule, *, prox: Number = 0.0, server: AnyOptimizer | None = None, server_lr: Number = 1.0,
     weighting: Weighting = "examples",
-) -> FedAvg:
+) -> FedAvg:  # fmt: skip
     """Federated averaging: clients train from the model they receive, the server moves by their mean delta.
 
-    ``w <- w + server_lr * step(mean_k (w_k - w))``, the mean over the included clients, by examples or uniform.
+    ``w <- w + server_lr * step(mean_k (w_k - w))``, the mean over the included clients.
 
     Args:
         local: Local work of a round.
-        prox: ``mu`` of FedProx: adds ``mu/2 |v - w|^2`` to each local objective; a number or a ramp by round.
+        prox: ``mu`` of FedProx: adds ``mu/2 |v - w|^2`` to each local objective.
         server: Optimizer that makes a step of the mean delta; plain by default.
-        server_lr: Factor of that step; a number or a ramp by round.
+        server_lr: Factor of that step.
         weighting: "examples" weighs client k by its training rows, "uniform" by 1.
 
-    Source: McMahan et al. 2017, arXiv:1602.05629v4, Algorithm 1, with weights n_k / m_t over the participants; proximal
-        term of Li et al. 2020, arXiv:1812.06127, Algorithm 2; server step of Reddi et al. 2021, arXiv:2003.00295,
-        Algorithm 1 with the mean by examples (theirs prints the plain mean).
+    Source: McMahan et al. 2017, arXiv:1602.05629v4, Algorithm 1 (weights n_k / m_t); Li et al. 2020, arXiv:1812.06127,
+        Algorithm 2; Reddi et al. 2021, arXiv:2003.00295, Algorithm 1 (prints the plain mean).
     """
     at_least_zero("prox", prox)
     at_least_zero("server_lr", server_lr)

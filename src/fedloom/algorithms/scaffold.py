@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 from fedloom.core.algorithm import Algorithm, ClientContext, ClientProgram, Weighting, gradient, train
 from fedloom.core.component import component
 from fedloom.core.learner import Capabilities
-from fedloom.core.params import ParamSpec, Vector
+from fedloom.core.params import Vector
 from fedloom.core.schedule import Schedule
 from fedloom.core.update import Aggregate, Update
 from fedloom.core.work import LocalGradient, LocalWork
@@ -28,11 +27,7 @@ class ScaffoldState:
 
 @component("fedloom.algorithms")
 def scaffold(
-    local: Schedule,
-    *,
-    option: Literal["I", "II"] = "II",
-    server_lr: float = 1.0,
-    weighting: Weighting = "uniform",
+    local: Schedule, *, option: Literal["I", "II"] = "II", server_lr: float = 1.0, weighting: Weighting = "uniform"
 ) -> Algorithm[ScaffoldState, ScaffoldState, Vector]:
     """SCAFFOLD. Client state: its control variate ``c_i``, unchanged while the client is absent.
 
@@ -43,10 +38,7 @@ def scaffold(
     Source: Karimireddy et al. 2020, arXiv:1910.06378, Algorithm 1.
     """
     if option == "II" and not local.plain:
-        raise ComponentError(
-            "scaffold(option='II') reads the mean gradient off the distance moved: it needs plain local steps (no "
-            "optimizer state, clip_norm or weight_decay); use option='I' or plain steps"
-        )
+        raise ComponentError("scaffold: option='II' needs plain local steps; take option='I' with this schedule")
 
     def client(server: ScaffoldState, control: Vector, _: ClientContext) -> ClientProgram[Vector]:
         grad = (yield from gradient(LocalGradient(server.params))).gradient if option == "I" else control
@@ -60,9 +52,6 @@ def scaffold(
         control = state.control + mean.participation * mean["control"]
         return ScaffoldState(state.params + server_lr * mean["delta"], control)
 
-    def parts(layout: ParamSpec) -> Mapping[str, ParamSpec]:
-        return {"delta": layout, "control": layout}
-
     return Algorithm(
         name="scaffold",
         init=lambda params: ScaffoldState(params, np.zeros_like(params)),
@@ -71,7 +60,7 @@ def scaffold(
         client=client,
         step=step,
         params=lambda state: state.params,
-        parts=parts,
+        parts=lambda layout: {"delta": layout, "control": layout},
         weighting=weighting,
         needs=Capabilities(linear=True, gradient=option == "I", examples=weighting == "examples"),
     )

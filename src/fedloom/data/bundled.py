@@ -39,7 +39,8 @@ def sklearn_set(
         seed: Governs the partition and the split.
 
     Raises:
-        DataError: When there is no such set, or scikit-learn is not installed.
+        ComponentError: When there is no such set.
+        DataError: When scikit-learn is not installed.
 
     Example:
         >>> from fedloom.data.partition import iid
@@ -47,8 +48,6 @@ def sklearn_set(
         >>> data.schema().classes, data.population().examples
         (('setosa', 'versicolor', 'virginica'), 150)
     """
-    if dataset not in CLASSES:
-        raise DataError(f"sklearn: there is no set {dataset!r}; expected one of {', '.join(CLASSES)}")
     loaded = load_set(dataset)
     classes = CLASSES[dataset]
     label = loaded.target if classes is None else np.array([str(each) for each in loaded.target_names])[loaded.target]

@@ -18,7 +18,9 @@ from fedloom.engines.prepared_data import PreparedData
 from fedloom.errors import DataError, PlanError, RunStopped
 from fedloom.experiment.plan import AnyPlan
 from fedloom.runtime.client import ClientNode, run_block
-from fedloom.runtime.coordinator import Append, Closed, Coordinator, Keep, OpenRound, Save, Send, Stopped
+from fedloom.runtime.coordinator import Coordinator, Stopped
+from fedloom.runtime.effects import Append, Closed, Keep, Save, Send
+from fedloom.runtime.open_round import OpenRound
 from fedloom.runtime.record import RoundRecord
 from fedloom.runtime.state import RunState
 

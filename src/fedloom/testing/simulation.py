@@ -24,7 +24,8 @@ from fedloom.errors import Error
 from fedloom.pipeline import Pipeline, chain, mean_pipeline
 from fedloom.runtime.client import ClientNode, run_block
 from fedloom.runtime.cohort import Cohort, everyone
-from fedloom.runtime.coordinator import Append, Closed, Coordinator, Keep, Save, Send, Stopped, initial_state
+from fedloom.runtime.coordinator import Coordinator, Stopped, initial_state
+from fedloom.runtime.effects import Append, Closed, Keep, Save, Send
 from fedloom.runtime.exchange import exchange
 from fedloom.runtime.plan import Evaluation, RunPlan, as_evaluation, evaluation_metrics, keeps_state, train_exchange
 from fedloom.runtime.policy import RoundPolicy

@@ -1,0 +1,165 @@
+"""OpenRound: what one open round has received so far, wherever it is received."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fedloom.core import codec
+from fedloom.core.aggregator import Payload
+from fedloom.core.ids import ClientId
+from fedloom.core.keys import Keys
+from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, Failure, Refused, RoundOrder
+from fedloom.errors import Error
+from fedloom.runtime.exchange import Exchange
+from fedloom.runtime.record import Figures, RoundRecord
+
+log = logging.getLogger(__name__)
+
+
+class OpenRound:
+    """What one open round has received so far; a worker's part of it is one of these too."""
+
+    def __init__(self, cohort: Sequence[ClientId], order: RoundOrder[Any], exchange: Exchange, keys: Keys) -> None:
+        self.cohort = cohort
+        self.order = order
+        self.exchange = exchange
+        self.server = exchange.pipeline.aggregator.server(cohort, keys)
+        self.scores: dict[ClientId, Mapping[str, float | None]] = {}
+        self.failures: dict[ClientId, Failure] = {}
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self._keys = keys
+        self._waiting = set(cohort)
+        self._vector_bytes: int | None = None
+
+    def receive(self, sender: ClientId, message: ClientMessage) -> None:
+        """Take one client's message, once."""
+        order = self.order
+        if sender not in self._waiting or (message.round, message.retry) != (order.round, order.retry):
+            log.info(
+                "client=%s round=%s retry=%s ignored: late, doubled or not invited",
+                sender,
+                message.round,
+                message.retry,
+            )
+            return
+        self.bytes_up += self._length(message)
+        match message:
+            case AggregatorMessage():
+                self._fold(sender, message)
+            case Refused():
+                self._fail(sender, Failure(client=sender, phase=order.program, kind="refused", detail=message.reason))
+            case Failed():
+                self._fail(
+                    sender,
+                    Failure(
+                        client=sender,
+                        phase=order.program,
+                        kind=message.kind,
+                        detail=message.detail,
+                        where=message.where,
+                    ),
+                )
+
+    def lose(self, client: ClientId, failure: Failure) -> None:
+        """Note that a client will send nothing more."""
+        if client in self._waiting:
+            self._fail(client, failure)
+
+    def partial(self) -> OpenRound:
+        """Return an empty copy for a worker."""
+        if not self.exchange.pipeline.aggregator.mergeable:
+            raise Error(f"{self.exchange.pipeline.aggregator.name} is not mergeable: messages go one by one")
+        part = OpenRound.__new__(OpenRound)
+        part.__dict__.update(self.__dict__)
+        part.server = self.server.partial()
+        part.scores, part.failures, part._waiting = {}, {}, set(self._waiting)
+        part.bytes_up = part.bytes_down = 0
+        return part
+
+    def merge(self, part: OpenRound) -> None:
+        """Take over what a part has received of other clients."""
+        self.server.merge(part.server)
+        self.scores |= part.scores
+        self.failures |= part.failures
+        self.bytes_up += part.bytes_up
+        self._waiting &= part._waiting
+
+    def record(self, status: Any, included: tuple[ClientId, ...], metrics: Figures) -> RoundRecord:
+        """Return the record of this round."""
+        return RoundRecord(
+            round=self.order.round,
+            retry=self.order.retry,
+            program=self.order.program,
+            status=status,
+            invited=len(self.cohort),
+            included=included,
+            failures=self._failures(),
+            metrics=metrics,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+        )
+
+    def extend(self, record: RoundRecord, metrics: Figures, clients: dict[ClientId, Figures]) -> RoundRecord:
+        """Return the record of the training round that this evaluation belongs to, with both."""
+        return replace(
+            record,
+            metrics={**record.metrics, **metrics},
+            clients=clients,
+            failures=(*record.failures, *self._failures()),
+            bytes_up=record.bytes_up + self.bytes_up,
+            bytes_down=record.bytes_down + self.bytes_down,
+        )
+
+    def _failures(self) -> tuple[Failure, ...]:
+        """Return failures in cohort order, whatever the order of arrival."""
+        return tuple(self.failures[client] for client in self.cohort if client in self.failures)
+
+    def _fold(self, sender: ClientId, message: AggregatorMessage) -> None:
+        wrong = self._wrong(message.payload)
+        if wrong is not None:
+            self._fail(sender, Failure(client=sender, phase=self.order.program, kind="invalid", detail=wrong))
+            return
+        self._waiting.discard(sender)
+        self.scores[sender] = message.scores
+        self.server.receive(sender, message.payload)
+
+    def _wrong(self, payload: Payload) -> str | None:
+        if not isinstance(payload, np.ndarray):
+            allowed = self.exchange.pipeline.aggregator.payloads
+            return (
+                None
+                if isinstance(payload, tuple(allowed))
+                else f"a {type(payload).__name__} is no message of this round"
+            )
+        wire = self.exchange.pipeline.sent
+        if payload.shape != (wire.dim,) or payload.dtype != wire.dtype:
+            return f"the vector is {payload.dtype} {payload.shape}; this round sums {wire.dtype} ({wire.dim},)"
+        if not np.isfinite(payload).all():
+            return "the update holds a NaN or an infinity: local training diverged; lower the learning rate"
+        return None
+
+    def _fail(self, client: ClientId, failure: Failure) -> None:
+        self._waiting.discard(client)
+        self.failures[client] = failure
+        self.server.lose(client)
+
+    def _length(self, message: ClientMessage) -> int:
+        """Return the length of a message on the wire; vectors of one round differ in nothing that changes it."""
+        if not isinstance(message, AggregatorMessage) or message.scores or not isinstance(message.payload, np.ndarray):
+            return codec.encoded_length(message)
+        if self._vector_bytes is None:
+            self._vector_bytes = codec.encoded_length(message)
+        return self._vector_bytes
+
+
+def bytes_down(template: RoundOrder[Any], orders: Mapping[ClientId, RoundOrder[Any]]) -> int:
+    """Return the length of all orders on the wire: they differ in ``committed`` alone."""
+    base = codec.encoded_length(template) - len(msgspec.msgpack.encode(None))
+    return sum(base + len(msgspec.msgpack.encode(order.committed)) for order in orders.values())
