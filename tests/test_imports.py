@@ -1,4 +1,4 @@
-"""What an import loads: the command line stays quick, the core small, and the public names are those that are listed."""
+"""What an import loads: the command line stays quick, the core small, and the public names are those listed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def test_every_module_of_the_core_is_looked_at() -> None:
 
 
 def test_a_whole_run_imports_no_torch(tmp_path: Path) -> None:
-    script = f"from pathlib import Path\nfrom fedloom.cli.demo import run_demo\nrun_demo(seed=0, output=Path({str(tmp_path)!r}), json=True)"
+    script = (
+        "from pathlib import Path\nfrom fedloom.cli.demo import run_demo\n"
+        f"run_demo(seed=0, output=Path({str(tmp_path)!r}), json=True)"
+    )
     found = third_party(script)
     assert "numpy" in found and not found & {"torch", "matplotlib", "jax", "tensorflow"}
 
@@ -79,7 +82,7 @@ def test_public_names_are_sorted_and_those_that_type_checkers_see() -> None:
     ]
     assert sorted(name for _, name in seen) == list(fedloom.__all__) == sorted(set(fedloom.__all__))
     homes = {name: f"fedloom.{home}.{name}" if home else f"fedloom.{name}" for name, home in fedloom._HOME.items()}
-    assert dict((name, home) for home, name in seen) == homes
+    assert {name: home for home, name in seen} == homes
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -21,7 +21,7 @@ from fedloom.store import list_runs
 
 File = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
-STEPS = 600
+STEPS = 1000
 """Local steps that make a round last some hundredths of a second: long enough to be hit, short enough to wait for."""
 DRAWN = Key.from_seed(2).generator().choice([1, 2, 3, 5, 6, 7, 8], size=4, replace=False).tolist()
 
@@ -39,7 +39,7 @@ def model_of(out: str) -> str:
 
 @pytest.mark.parametrize("at", [4, DRAWN[0], *(pytest.param(at, marks=pytest.mark.slow) for at in DRAWN[1:])])
 def test_a_killed_run_is_continued_to_the_same_bytes(
-    at: int, tmp_path: Path, file: File, start: Any, command: Run, undisturbed: Any
+    at: int, *, tmp_path: Path, file: File, start: Any, command: Run, undisturbed: Any
 ) -> None:
     path = file(steps=STEPS)
     killed = start("run", path, "--save-rounds")
@@ -99,7 +99,7 @@ def interrupt(command: Any) -> tuple[int, str, str]:
     [(1, 1), (5, 2), (9, 1), *(pytest.param(at, 2, marks=pytest.mark.slow) for at in (1, 4, 9))],
 )
 def test_ctrl_c_leaves_a_run_that_resumes(
-    at: int, workers: int, tmp_path: Path, file: File, start: Any, command: Run, undisturbed: Any
+    at: int, workers: int, *, tmp_path: Path, file: File, start: Any, command: Run, undisturbed: Any
 ) -> None:
     """After round 9 of 10 it is the last round that is interrupted."""
     path = file(steps=STEPS, engine=f"workers = {workers}")

@@ -45,7 +45,7 @@ def test_the_spec_names_the_set_and_the_partition() -> None:
 
 
 def test_an_unknown_set_is_an_error_with_the_known_ones() -> None:
-    with pytest.raises(ComponentError, match="'iriss'.*: expected one of 'breast_cancer', 'iris'"):
+    with pytest.raises(ComponentError, match=r"'iriss'.*: expected one of 'breast_cancer', 'iris'"):
         sklearn_set("iriss", partition=iid(2))  # type: ignore[arg-type]
 
 

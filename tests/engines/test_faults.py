@@ -1,4 +1,4 @@
-"""Faults: what happens to a client is a failure in the record, what happens to the run an error that says what to do."""
+"""Faults: a client's is a failure in the record, the run's an error that says what to do."""
 
 from __future__ import annotations
 
@@ -356,7 +356,7 @@ def test_no_socket_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ex
     assert local(workers=2).run(experiment(compare=True), output=tmp_path).status == "completed"
 
 
-# ---- Ctrl-C -----------------------------------------------------------------------------------------------------------
+# ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_signal_waits_for_the_end_of_a_commit() -> None:

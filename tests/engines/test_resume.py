@@ -82,7 +82,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
 @pytest.mark.parametrize("after", [1, 2, 10, 11, 19, 55, 100])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_inside_a_round_loses_that_round_only(
-    after: int, workers: int, tmp_path: Path, experiment: Make, same: Same, cut: Any
+    after: int, workers: int, *, tmp_path: Path, experiment: Make, same: Same, cut: Any
 ) -> None:
     asked = experiment("scaffold", block=2)
     with pytest.raises(fedloom.RunInterrupted) as stopped:
@@ -94,7 +94,7 @@ def test_ctrl_c_inside_a_round_loses_that_round_only(
 @pytest.mark.parametrize("after", [3, 11, 15, 21, 27])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_while_rows_are_read_keeps_what_was_reached(
-    after: int, workers: int, tmp_path: Path, experiment: Make, same: Same, ragged: Any, interrupting: Any
+    after: int, workers: int, *, tmp_path: Path, experiment: Make, same: Same, ragged: Any, interrupting: Any
 ) -> None:
     """Rows are read in the check before round 1, in the preparation, and in the first round of training."""
     asked = experiment("scaffold", block=2, prepare=[fedloom.standardise()])
@@ -187,7 +187,7 @@ def test_other_rows_are_refused_and_the_run_stays_as_it_was(tmp_path: Path, expe
     data = asked.data
     changed = data.features.copy()
     changed[0, 0] += 1e-9
-    with pytest.raises(DataError, match="not those that .* began with"):
+    with pytest.raises(DataError, match=r"not those that .* began with"):
         # The spec says the same, as that of a file does whose content has changed.
         local().run(replace(asked, data=replace(data, features=changed)), resume=folder)
     assert files(folder) == before

@@ -32,7 +32,7 @@ def experiment_of(folder: Path) -> tuple[Experiment, Path, Mapping[str, Json]]:
         raise StoreError(f"{folder / EXPERIMENT} is damaged ({error}): restore the folder from a backup") from error
     except ComponentError as error:
         raise StoreError(
-            f"{folder} cannot be rebuilt by name: {error}. Install the package that has it; a run that was started from "
+            f"{folder} cannot be rebuilt by name: {error}. Install the package that has it; a run started from "
             "Python with objects is resumed there: engine.run(experiment, resume=folder)"
         ) from error
     return experiment, Path(head.base), engine if isinstance(engine, dict) else {}

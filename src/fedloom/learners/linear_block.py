@@ -7,6 +7,7 @@ of one padded length form a group; clients with fewer steps leave the group's en
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -21,6 +22,8 @@ from fedloom.core.params import Vector
 from fedloom.core.schedule import Order
 from fedloom.core.work import LocalResult
 from fedloom.learners.linear_loss import LinearLoss
+
+_GATHERED_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,11 +266,12 @@ class _FullBatches:
 
 
 class _Minibatches:
-    """Each step gathers its rows into one kept buffer."""
+    """Each step reads some rows of each client: gathered for all steps at once where that stays small, else by step."""
 
     def __init__(self, model: LinearModel, jobs: Sequence[Job], orders: Sequence[Order]) -> None:
         dtype = model.dtype
         shape = orders[0].steps, len(jobs), _rows(orders[0]).shape[1]
+        self.length = shape[2]
         self.features = [np.asarray(job.data.arrays[FEATURES], dtype) for job in jobs]
         self.order = [_rows(order) for order in orders]
         self.labels = np.zeros(shape, model.label_dtype)
@@ -277,16 +281,24 @@ class _Minibatches:
             self.labels[: order.steps, j] = labels.take(self.order[j])
             valid[: order.steps, j] = order.valid
         self.seen = valid.sum(axis=0)
-        inside = np.arange(shape[2]) < valid[..., None]
+        inside = np.arange(self.length) < valid[..., None]
         self.row_weights = (inside * model.row_weights(self.labels)).astype(dtype, copy=False)
         self.weights = self.row_weights / np.maximum(valid, 1)[..., None].astype(dtype)
-        self.buffer = np.empty((shape[1], shape[2], model.features), dtype)
+        self.ahead = math.prod(shape) * model.features * dtype.itemsize <= _GATHERED_BYTES
+        steps = shape[0] if self.ahead else 1
+        self.buffer = np.empty((shape[1], steps * self.length, model.features), dtype)
+        if self.ahead:
+            for features, rows, out in zip(self.features, self.order, self.buffer, strict=True):
+                features.take(rows.reshape(-1), axis=0, out=out[: rows.size], mode="clip")
 
     def at(self, step: int, alive: int) -> tuple[Vector, Vector]:
         """Return rows and labels."""
-        for features, order, out in zip(self.features[:alive], self.order, self.buffer, strict=False):
-            features.take(order[step], axis=0, out=out, mode="clip")
-        return self.buffer[:alive], self.labels[step, :alive]
+        labels = self.labels[step, :alive]
+        if self.ahead:
+            return self.buffer[:alive, step * self.length : (step + 1) * self.length], labels
+        for features, rows, out in zip(self.features[:alive], self.order, self.buffer, strict=False):
+            features.take(rows[step], axis=0, out=out, mode="clip")
+        return self.buffer[:alive], labels
 
     def loss_weights(self, start: int, stop: int, steps: int) -> tuple[Vector, Vector]:
         """Return the weight of each row in the training loss, and the number of rows seen."""
