@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedloom.analytics import LabelSet, label_set
 from fedloom.core.data import ClientDataset, Schema
-from fedloom.data.labels import in_order, label_text
+from fedloom.core.labels import in_order, label_text
 from fedloom.errors import ComponentError, DataError
 
 Answer = Callable[..., Any]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedloom.data.labels import coded, in_order, label_text
+from fedloom.core.labels import in_order, label_text
+from fedloom.data.labels import coded
 from fedloom.errors import DataError
 
 

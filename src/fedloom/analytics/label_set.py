@@ -7,9 +7,7 @@ how many clients go on in a way, and under a secure sum nobody learns which clie
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy.typing as npt
 
 from fedloom.core.component import component
 from fedloom.core.data import LABEL, ClientDataset, Schema
+from fedloom.core.labels import in_order, label_text
 from fedloom.core.params import Leaf, ParamSpec, Vector
 from fedloom.core.query import Preparation, Query
 from fedloom.core.update import Aggregate
@@ -30,7 +29,6 @@ LONGEST = 64
 END = 256
 """The continuation after the last byte."""
 WAYS = 257
-_WHOLE = re.compile(r"-?\d+\.0*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ class Indices:
             return data
         values, inverse = _distinct(data.arrays[LABEL])
         place = {name: index for index, name in enumerate(self.answer.classes)}
-        index = np.array([place.get(_text(value), -1) for value in values], dtype=np.int64)[inverse]
+        index = np.array([place.get(label_text(value), -1) for value in values], dtype=np.int64)[inverse]
         unknown = int((index < 0).sum())
         if unknown:
             raise DataError(
@@ -141,7 +139,7 @@ def _ask(state: Tree) -> LocalQuery:
         follows = np.zeros(shape)
         _refuse_missing(data.split("train").arrays[LABEL])
         for value in _distinct(data.split("train").arrays[LABEL])[0]:
-            text = _text(value).encode()
+            text = label_text(value).encode()
             row = rows.get(text[:depth])
             # A label that ended earlier is shorter than the prefixes that still grow, so it meets none of them.
             if row is not None:
@@ -195,7 +193,7 @@ def _done(state: Tree) -> bool:
 def _result(state: Tree) -> LabelSet:
     ends = zip(state.text[: state.used], state.length[: state.used].tolist(), strict=True)
     try:
-        return LabelSet(_in_order([bytes(row[:end]).decode() for row, end in ends]))
+        return LabelSet(in_order([bytes(row[:end]).decode() for row, end in ends]))
     except UnicodeDecodeError as error:
         raise DataError(
             "label_set: the sums give bytes that are no UTF-8 text; expected sums of ones and zeros. Use a pipeline "
@@ -218,25 +216,6 @@ def _refuse_missing(label: Vector) -> None:
         )
 
 
-def _text(value: object) -> str:
-    """Return the name of a label, as ``data.labels.label_text`` does; the two packages do not import each other."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    text = str(value).strip()
-    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
-
-
-def _in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names by number where all of them are numbers, else as text."""
-    try:
-        numbers = {name: float(name) for name in names}
-    except ValueError:
-        return tuple(sorted(names))
-    if all(map(math.isfinite, numbers.values())):
-        return tuple(sorted(names, key=lambda name: (numbers[name], name)))
-    return tuple(sorted(names))
-
-
 def _distinct(label: Vector) -> tuple[list[Any], npt.NDArray[np.int64]]:
     """Return the different labels, and which of them each row has."""
     if label.dtype.kind != "O":
@@ -244,5 +223,5 @@ def _distinct(label: Vector) -> tuple[list[Any], npt.NDArray[np.int64]]:
         return values.tolist(), inverse
     # Objects of several types have no common order: number them as they appear.
     seen: dict[str, int] = {}
-    inverse = np.array([seen.setdefault(_text(value), len(seen)) for value in label.tolist()], dtype=np.int64)
+    inverse = np.array([seen.setdefault(label_text(value), len(seen)) for value in label.tolist()], dtype=np.int64)
     return list(seen), inverse

@@ -20,7 +20,7 @@ from fedloom.experiment.spec import Experiment
 ROUNDS = 20
 INTRODUCTION = (
     "Four hospitals hold breast-cancer biopsies of different patients. No row leaves a hospital: each trains on its "
-    "own, sends the change of 31 parameters, and gets their weighted mean back."
+    "own and sends the change of 31 parameters, and histograms of its test scores; all get the weighted mean back."
 )
 _BAR = 30
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -169,13 +169,31 @@ def permutation(stream: Stream, count: int) -> npt.NDArray[np.int64]:
         >>> sorted(permutation(Key.from_seed(1), 5).tolist())
         [0, 1, 2, 3, 4]
     """
-    words = stream.random_raw(count)
-    places = (1 << max(count - 1, 0).bit_length()) - 1
+    order: npt.NDArray[np.int64] = permutations([stream], count)[0]
+    return order
+
+
+def permutations(streams: Sequence[Stream], count: int) -> npt.NDArray[np.int64]:
+    """Return an order of ``0 .. count - 1`` for each stream, shape ``(streams, count)``: rows as ``permutation`` gives.
+
+    Example:
+        >>> keys = [Key.from_seed(1), Key.from_seed(2)]
+        >>> bool((permutations(keys, 5)[1] == permutation(keys[1], 5)).all())
+        True
+    """
+    words = np.empty((len(streams), count), np.uint64)
+    for row, stream in zip(words, streams, strict=True):
+        row[:] = stream.random_raw(count)
+    places = np.uint64((1 << max(count - 1, 0).bit_length()) - 1)
     if count < _PACKED_FROM:
-        return (words | places).argsort(kind="stable")
-    packed = (words & ~np.uint64(places)) | np.arange(count, dtype=np.uint64)
-    packed.sort()
-    return (packed & np.uint64(places)).astype(np.int64)
+        words |= places
+        order: npt.NDArray[np.int64] = words.argsort(axis=1, kind="stable")
+        return order
+    words &= ~places
+    words |= np.arange(count, dtype=np.uint64)
+    words.sort(axis=1)
+    words &= places
+    return words.astype(np.int64)
 
 
 def distinct(stream: Stream, size: int, *, below: int) -> npt.NDArray[np.int64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from fedloom.core.component import ComponentSpec
 from fedloom.core.ids import ClientId
-from fedloom.core.keys import Stream, permutation
+from fedloom.core.keys import Stream, permutations
 from fedloom.core.optimizer import AnyOptimizer
 from fedloom.errors import ComponentError
 
@@ -118,21 +118,26 @@ class Schedule:
 
         Every epoch is a fresh permutation drawn from ``stream.child("epoch", e)``; a full batch reads rows in order.
         """
+        return self.orders(count, [stream])[0]
+
+    def orders(self, count: int, streams: Sequence[Stream]) -> list[Order]:
+        """Return the order of each of several clients with ``count`` rows; each is what ``order`` gives it."""
         epochs = 1 if self.epochs is None else self.epochs
         if self.batch_size == "full" or self.batch_size >= count:
             steps = self.steps if isinstance(self.steps, int) else epochs
-            return Order(None, np.full(steps, count))
+            return [Order(None, np.full(steps, count))] * len(streams)
         size = self.batch_size
         per_epoch = -(-count // size)
         steps = self.steps if isinstance(self.steps, int) else epochs * per_epoch
-        if steps == per_epoch and count == per_epoch * size:
-            return Order(
-                permutation(stream.child("epoch", 0), count).reshape(-1, size), _valid_rows(count, size, steps)
-            )
-        rows = np.zeros((-(-steps // per_epoch), per_epoch * size), dtype=np.int64)
-        for epoch, row in enumerate(rows):
-            row[:count] = permutation(stream.child("epoch", epoch), count)
-        return Order(rows.reshape(-1, size)[:steps], _valid_rows(count, size, steps))
+        rounds = -(-steps // per_epoch)
+        valid = _valid_rows(count, size, steps)
+        drawn = permutations([s.child("epoch", epoch) for s in streams for epoch in range(rounds)], count)
+        if count < per_epoch * size:  # the last batch of an epoch is padded with row 0
+            padded = np.zeros((len(drawn), per_epoch * size), np.int64)
+            padded[:, :count] = drawn
+            drawn = padded
+        by_client = drawn.reshape(len(streams), -1, size)
+        return [Order(rows[:steps], valid) for rows in by_client]
 
 
 class Order(Struct, frozen=True):

@@ -10,8 +10,8 @@ import numpy as np
 
 from fedloom.core.data import FEATURES, LABEL, ClientDataset, FederatedDataset, Schema
 from fedloom.core.ids import ClientId
+from fedloom.core.labels import in_order, label_text
 from fedloom.core.params import Vector
-from fedloom.data.labels import in_order, label_text
 from fedloom.data.tables import LONGEST, plain_table
 from fedloom.errors import DataError
 

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from fedloom.core.component import component
 from fedloom.core.data import LABEL, Schema
+from fedloom.core.labels import label_text
 from fedloom.core.params import Vector
-from fedloom.data.labels import coded, label_text, refuse_missing
+from fedloom.data.labels import coded, refuse_missing
 from fedloom.data.partition import Partition
 from fedloom.data.pooled import Pooled, Table, pool
 from fedloom.data.splits import FOLDS, Ints, Shares

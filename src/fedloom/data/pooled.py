@@ -18,8 +18,9 @@ from fedloom.core.component import ComponentSpec, array_digest, digest_of
 from fedloom.core.data import FEATURES, LABEL, ClientDataset, Population, Schema, Split
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import Key
+from fedloom.core.labels import label_text
 from fedloom.core.params import Vector
-from fedloom.data.labels import label_text, refuse_missing
+from fedloom.data.labels import refuse_missing
 from fedloom.data.partition import Partition, client_names
 from fedloom.data.splits import FOLDS, Ints, Rows, Shares, folds, majority
 from fedloom.errors import DataError

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from fedloom.core import codec
 from fedloom.core.ids import ClientId
 from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, Failure, Refused, RoundOrder
@@ -137,8 +139,10 @@ class Rounds:
         asked = [orders[node.client] for node in nodes]
         if self.settings.strict:
             asked = [codec.decode(codec.encode(order), order) for order in asked]
-        for node, message in zip(nodes, run_block(nodes, asked), strict=True):
-            to.receive(node.client, _through_bytes(message) if self.settings.strict else message)
+        messages = run_block(nodes, asked)
+        with np.errstate(over="ignore"):  # a sum that overflows is told by the check on the aggregate
+            for node, message in zip(nodes, messages, strict=True):
+                to.receive(node.client, _through_bytes(message) if self.settings.strict else message)
 
     def _perform(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], started: float) -> list[RoundRecord]:
         """Perform the effects of a round, commit them together, and write when a write is due."""

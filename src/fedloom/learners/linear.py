@@ -95,7 +95,7 @@ class LinearLearner:
         rows, labels, weights, row_weights = full_batch(model, [job], length)
         params = np.asarray(at, model.dtype)[None]
         products = model.products(params, np.empty_like(params), np.empty((1, length, model.outputs), model.dtype))
-        trace = np.empty((1, 2, length), model.dtype)
+        trace = np.empty((2, 1, length), model.dtype)
         model.loss.residual(products.logits(rows), labels, weights, trace)
         gradient = products.pull(rows)[0]
         gradient[: model.penalised] += model.l2 * params[0, : model.penalised]
@@ -115,7 +115,7 @@ class LinearLearner:
         block = np.asarray(params, model.dtype)[None]
         residual = np.empty((1, count, model.outputs), model.dtype)
         z = model.products(block, np.empty_like(block), residual).logits(rows)[0].astype(np.float64)
-        trace = np.empty((1, 2, count))
+        trace = np.empty((2, 1, count))
         model.loss.residual(z[None].copy(), labels[None], np.ones((1, count)), trace)
         losses = model.loss.losses(trace)[0]
         objective = float((losses * model.row_weights(labels)).sum()) + count * self.penalty(params)
@@ -257,10 +257,16 @@ def ridge(
 
     Raises:
         ComponentError: When a number is outside its range.
+        DataError: When the schema is agreed: labels are classes, or a start of another length.
     """
     _check_l2("ridge", l2)
 
     def build(schema: Schema) -> LinearLearner:
+        if schema.classes is not None:
+            raise DataError(
+                f"ridge predicts numbers; the labels are the classes {list(schema.classes)}. Use logistic, or data of "
+                'task = "regression"'
+            )
         return _learner(
             schema,
             loss=SQUARED,

@@ -7,7 +7,6 @@ of one padded length form a group; clients with fewer steps leave the group's en
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -22,8 +21,6 @@ from fedloom.core.params import Vector
 from fedloom.core.schedule import Order
 from fedloom.core.work import LocalResult
 from fedloom.learners.linear_loss import LinearLoss
-
-_GATHERED_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +128,23 @@ def group_jobs(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[int]]:
 
 def advance(model: LinearModel, jobs: Sequence[Job]) -> list[LocalResult]:
     """Do the local work of one group; results in the order of the jobs."""
-    orders = [job.work.schedule.order(len(job.data), job.keys.public) for job in jobs]
+    orders = _orders(jobs)
     ranked = sorted(range(len(jobs)), key=lambda j: -orders[j].steps)
     results = _Block(model, [jobs[j] for j in ranked], [orders[j] for j in ranked]).run()
     places = {j: place for place, j in enumerate(ranked)}
     return [results[places[j]] for j in range(len(jobs))]
+
+
+def _orders(jobs: Sequence[Job]) -> list[Order]:
+    """Return the order of each job's rows; jobs of one schedule and one number of rows draw theirs together."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for j, job in enumerate(jobs):
+        alike.setdefault((id(job.work.schedule), len(job.data)), []).append(j)
+    orders: dict[int, Order] = {}
+    for (_, count), places in alike.items():
+        streams = [jobs[j].keys.public for j in places]
+        orders.update(zip(places, jobs[places[0]].work.schedule.orders(count, streams), strict=True))
+    return [orders[j] for j in range(len(jobs))]
 
 
 class _Block:
@@ -163,7 +172,7 @@ class _Block:
         )
         self.gradient = np.empty((count, model.size), dtype)
         self.residual = np.empty((count, length, model.outputs), dtype)
-        self.trace = np.empty((int(self.steps[0]), count, 2, length), dtype)
+        self.trace = np.empty((int(self.steps[0]), 2, count, length), dtype)
         # With nothing between gradient and step, the learning rate rides in the residuals: one pass less a step.
         terms = model.l2 or self.prox or self.linear is not None
         self.fused = self.schedule.plain and not terms
@@ -203,7 +212,7 @@ class _Block:
     def _gradient(self, step: int, alive: int, products: Products) -> Vector:
         rows, labels = self.batches.at(step, alive)
         weights = self.weights[step % len(self.weights), :alive]
-        self.model.loss.residual(products.logits(rows), labels, weights, self.trace[step, :alive])
+        self.model.loss.residual(products.logits(rows), labels, weights, self.trace[step, :, :alive])
         return products.pull(rows)
 
     def _add_terms(self, gradient: Vector, alive: int) -> None:
@@ -228,7 +237,7 @@ class _Block:
             steps = int(self.steps[start])
             stop = int(np.searchsorted(-self.steps, -steps, side="right"))
             weights, rows = self.batches.loss_weights(start, stop, steps)
-            mine = self.model.loss.losses(self.trace[:steps, start:stop]) * weights
+            mine = self.model.loss.losses(self.trace[:steps, :, start:stop]) * weights
             by_client = np.ascontiguousarray(mine.transpose(1, 0, 2)).reshape(stop - start, -1)
             totals += np.add.reduce(by_client, axis=1).tolist()
             rows_seen += rows.tolist()
@@ -266,12 +275,11 @@ class _FullBatches:
 
 
 class _Minibatches:
-    """Each step reads some rows of each client: gathered for all steps at once where that stays small, else by step."""
+    """Each step gathers its rows into one kept buffer: all steps at once would leave the cache."""
 
     def __init__(self, model: LinearModel, jobs: Sequence[Job], orders: Sequence[Order]) -> None:
         dtype = model.dtype
         shape = orders[0].steps, len(jobs), _rows(orders[0]).shape[1]
-        self.length = shape[2]
         self.features = [np.asarray(job.data.arrays[FEATURES], dtype) for job in jobs]
         self.order = [_rows(order) for order in orders]
         self.labels = np.zeros(shape, model.label_dtype)
@@ -281,24 +289,16 @@ class _Minibatches:
             self.labels[: order.steps, j] = labels.take(self.order[j])
             valid[: order.steps, j] = order.valid
         self.seen = valid.sum(axis=0)
-        inside = np.arange(self.length) < valid[..., None]
+        inside = np.arange(shape[2]) < valid[..., None]
         self.row_weights = (inside * model.row_weights(self.labels)).astype(dtype, copy=False)
         self.weights = self.row_weights / np.maximum(valid, 1)[..., None].astype(dtype)
-        self.ahead = math.prod(shape) * model.features * dtype.itemsize <= _GATHERED_BYTES
-        steps = shape[0] if self.ahead else 1
-        self.buffer = np.empty((shape[1], steps * self.length, model.features), dtype)
-        if self.ahead:
-            for features, rows, out in zip(self.features, self.order, self.buffer, strict=True):
-                features.take(rows.reshape(-1), axis=0, out=out[: rows.size], mode="clip")
+        self.buffer = np.empty((shape[1], shape[2], model.features), dtype)
 
     def at(self, step: int, alive: int) -> tuple[Vector, Vector]:
         """Return rows and labels."""
-        labels = self.labels[step, :alive]
-        if self.ahead:
-            return self.buffer[:alive, step * self.length : (step + 1) * self.length], labels
         for features, rows, out in zip(self.features[:alive], self.order, self.buffer, strict=False):
             features.take(rows[step], axis=0, out=out, mode="clip")
-        return self.buffer[:alive], labels
+        return self.buffer[:alive], self.labels[step, :alive]
 
     def loss_weights(self, start: int, stop: int, steps: int) -> tuple[Vector, Vector]:
         """Return the weight of each row in the training loss, and the number of rows seen."""

@@ -1,7 +1,7 @@
 """Losses of linear models, over stacked logits: what one step needs of them, and what their record needs.
 
 ``residual`` turns logits ``z`` of shape ``(clients, rows, outputs)`` into ``weight * d loss / d z`` in place and leaves
-in ``trace`` of shape ``(clients, 2, rows)`` what ``losses`` computes each row's loss from, once for all steps.
+in ``trace`` of shape ``(2, clients, rows)`` what ``losses`` computes each row's loss from, once for all steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class LinearLoss:
     """A loss of logits and labels: class indices where ``classes`` is true, else numbers.
 
     ``residual`` takes logits, labels ``(clients, rows)``, weights ``(clients, rows)`` and the trace; ``losses`` takes
-    traces ``(..., 2, rows)`` and returns ``(..., rows)``.
+    traces ``(..., 2, clients, rows)`` and returns ``(..., clients, rows)``.
     """
 
     classes: bool
@@ -30,19 +30,19 @@ class LinearLoss:
 
 def _logistic_residual(z: Vector, y: Vector, weights: Vector, trace: Vector) -> None:
     logits = z[..., 0]
-    trace[:, 0] = logits
-    trace[:, 1] = y
+    trace[0] = logits
+    trace[1] = y
     # sigmoid(z) = (1 + tanh(z / 2)) / 2: one function, no overflow.
     logits *= 0.5
     np.tanh(logits, out=logits)
     logits += 1.0
     logits *= 0.5
-    logits -= trace[:, 1]
+    logits -= trace[1]
     logits *= weights
 
 
 def _logistic_losses(trace: Vector) -> Vector:
-    logits, y = trace[..., 0, :], trace[..., 1, :]
+    logits, y = trace[..., 0, :, :], trace[..., 1, :, :]
     losses: Vector = np.log1p(np.exp(-np.abs(logits))) + np.maximum(logits, 0) - logits * y
     return losses
 
@@ -51,10 +51,9 @@ def _softmax_residual(z: Vector, y: Vector, weights: Vector, trace: Vector) -> N
     flat = z.reshape(-1)
     at = _row_starts(y.size, z.shape[-1]) + y.reshape(-1)
     z -= np.maximum.reduce(z, axis=-1, keepdims=True)
-    trace[:, 1] = flat.take(at).reshape(y.shape)
+    trace[1] = flat.take(at).reshape(y.shape)
     np.exp(z, out=z)
-    sums = np.add.reduce(z, axis=-1)
-    trace[:, 0] = sums
+    sums = np.add.reduce(z, axis=-1, out=trace[0])
     z *= (weights / sums)[..., None]
     flat[at] -= weights.reshape(-1)
 
@@ -65,19 +64,19 @@ def _row_starts(rows: int, outputs: int) -> Vector:
 
 
 def _softmax_losses(trace: Vector) -> Vector:
-    losses: Vector = np.log(trace[..., 0, :]) - trace[..., 1, :]
+    losses: Vector = np.log(trace[..., 0, :, :]) - trace[..., 1, :, :]
     return losses
 
 
 def _squared_residual(z: Vector, y: Vector, weights: Vector, trace: Vector) -> None:
     errors = z[..., 0]
     errors -= y
-    trace[:, 0] = errors
+    trace[0] = errors
     errors *= weights
 
 
 def _squared_losses(trace: Vector) -> Vector:
-    errors = trace[..., 0, :]
+    errors = trace[..., 0, :, :]
     losses: Vector = errors * errors / 2
     return losses
 

@@ -7,7 +7,6 @@ A client alone is a block of one.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Sequence
 from types import GeneratorType
 from typing import Any, Generic, TypeVar, cast
@@ -35,6 +34,7 @@ from fedloom.core.work import (
     QueryResult,
 )
 from fedloom.errors import PlanError
+from fedloom.runtime.blame import blame
 from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.plan import RunPlan
 from fedloom.runtime.ports import NOTHING_STORED, ClientStates, Slot, StoredState
@@ -320,9 +320,8 @@ def _crashed(program: Program[Any], error: Exception) -> Outcome[Any]:
 def _report_crash(node: ClientNode[Any, Any], order: RoundOrder[Any], error: Exception) -> Failed:
     if node.debug:
         raise error
-    frame = traceback.extract_tb(error.__traceback__)[-1]
     log.warning("client=%s round=%s crashed", node.client, order.round, exc_info=error)
-    return _failed(order, "crashed", f"{type(error).__name__}: {error}", f"{frame.filename}:{frame.lineno}")
+    return _failed(order, "crashed", f"{type(error).__name__}: {error}", blame(error))
 
 
 def _refused(order: RoundOrder[Any], reason: str) -> Refused:

@@ -9,7 +9,6 @@ bytes.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -25,6 +24,7 @@ from fedloom.core.params import Vector
 from fedloom.core.update import Aggregate
 from fedloom.core.wire import SumInfo
 from fedloom.errors import AlgorithmError, Error
+from fedloom.runtime.blame import blame
 from fedloom.runtime.effects import Append, Closed, Effect, Keep, Save, Send
 from fedloom.runtime.open_round import OpenRound, bytes_down
 from fedloom.runtime.plan import RunPlan
@@ -295,10 +295,9 @@ class Coordinator(Generic[S, B, C]):
             server = algorithm.step(self._state.server, aggregate)
             params = algorithm.params(server)
         except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
             raise AlgorithmError(
                 f"round {aggregate.round}: the server step of {algorithm.name} raised {type(error).__name__}: {error} "
-                f"({frame.filename}:{frame.lineno}). Nothing of this round was committed: mend it and resume"
+                f"({blame(error)}). Nothing of this round was committed: mend it and resume"
             ) from error
         if not np.isfinite(params).all():
             raise AlgorithmError(
