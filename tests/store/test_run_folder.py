@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -298,6 +299,9 @@ def test_a_folder_that_may_not_be_written_is_refused_with_path_and_uid(
         out, err = process(UNPRIVILEGED, root).communicate(timeout=30)
         for path in (root, run.path):
             path.chmod(0o755)
+    private = [folder for folder in Path(sys.base_prefix).parents if not folder.stat().st_mode & 0o001]
+    if not out and private:
+        pytest.skip(f"another user cannot import from this interpreter: {private[0]} is closed to it")
     assert out.splitlines()[0] == "['completed']", err
     assert len(out.splitlines()) == 3, err
     for line, folder in zip(out.splitlines()[1:], (root, run.path), strict=True):
