@@ -1,7 +1,4 @@
-"""Federated averaging and everything that is one choice away from it.
-
-FedSGD is one full-batch step, FedProx a proximal term, FedAvgM, FedAdagrad, FedAdam and FedYogi a server optimizer.
-"""
+"""Federated averaging and what is one choice away from it: FedSGD, FedProx, and the server optimizers."""
 
 from __future__ import annotations
 
@@ -122,5 +119,6 @@ def fedyogi(
     v0: float | None = None, weighting: Weighting = "examples",
 ) -> FedAvg:  # fmt: skip
     """FedYogi (Reddi et al. 2021, Algorithm 2)."""
-    server = yogi(beta1=beta1, beta2=beta2, tau=tau, v0=v0)
-    return fedavg(local, server=server, server_lr=server_lr, weighting=weighting)
+    return fedavg(
+        local, server=yogi(beta1=beta1, beta2=beta2, tau=tau, v0=v0), server_lr=server_lr, weighting=weighting
+    )

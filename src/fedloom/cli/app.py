@@ -11,7 +11,6 @@ from fedloom.cli.failures import exit_on_error
 
 app = typer.Typer(
     name="fedloom",
-    help="Train one model across parties who keep their data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,6 +25,25 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file (TOML).")]
 Folder = Annotated[Path, typer.Option("--output", help="Folder of all runs.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help='A folder, a run id, the start of one, or "last".')]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"fedloom {version('fedloom')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]
+
+
+@app.callback()
+def main(version: Version = False) -> None:
+    """Train one model across parties who keep their data."""
+    del version
 
 
 @app.command()
