@@ -93,6 +93,8 @@ def mean(*, expected: float | None = None, max_weight: float | None = None) -> S
         parts = total.size - out.tail
         weight = divisor * scale(wire)
         words = wire.split_weight(np.array([weight]))[0]
-        return np.concatenate([total[:parts] / divisor, total[parts : parts + wire.metrics], words]), state
+        with np.errstate(divide="ignore", invalid="ignore"):  # weights that are all zero: the coordinator says so
+            means = total[:parts] / divisor
+        return np.concatenate([means, total[parts : parts + wire.metrics], words]), state
 
     return Stage(name="mean", plan=plan, encode=encode, decode=decode, init=stateless)
