@@ -34,8 +34,10 @@ from fedloom.errors import ComponentError, DataError
 from fedloom.learners.linear_block import LinearModel, advance, full_batch, group_jobs
 from fedloom.learners.linear_loss import LOGISTIC, SOFTMAX, SQUARED, LinearLoss
 
-_CACHE_BYTES = 1 << 20
+_CACHE_BYTES = 1_400_000
+"""Parameters and gradients of a block: measured best between 1.0 and 1.6 MB with 2 MB of cache a core."""
 _BLOCK_BYTES = 32 << 20
+"""Rows of a block, where full batches are padded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,7 @@ class LinearLearner:
 
     @property
     def block(self) -> int:
-        """As many clients as keep parameters and gradients within a core's cache, 10 to 25."""
+        """Enough clients to share the cost of a step, few enough that their parameters stay near: 10 to 25."""
         return int(np.clip(_CACHE_BYTES // (2 * self.model.size * self.model.dtype.itemsize), 10, 25))
 
     def init(self, key: Key) -> Vector:
