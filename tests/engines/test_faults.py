@@ -22,7 +22,7 @@ import fedloom
 from fedloom import local
 from fedloom.core.data import FEATURES, LABEL, ClientDataset, Schema
 from fedloom.engines.interrupts import uninterrupted
-from fedloom.errors import AlgorithmError, ComponentError, DataError, PlanError, StoreError
+from fedloom.errors import AlgorithmError, ComponentError, DataError, PipelineError, PlanError, StoreError
 from fedloom.store import RunFolder, list_runs
 from fedloom.testing.fakes import ListDataset, rows
 
@@ -287,6 +287,11 @@ def test_rows_that_are_not_finite_are_refused_before_anything_is_written(
         ({"cohort": fedloom.uniform(11)}, PlanError, "asks for 11 clients; the data have 10"),
         ({"policy": fedloom.RoundPolicy(quorum=11)}, PlanError, "quorum = 11 is more than the 10 clients"),
         ({"stop": fedloom.target("validation/auroc", at_least=0.9)}, PlanError, "data.validation above 0"),
+        (
+            {"pipeline": fedloom.chain(fedloom.mean(), fedloom.clip(1.0)), "prepare": [fedloom.standardise()]},
+            PipelineError,
+            "put clip",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_anything_is_written(

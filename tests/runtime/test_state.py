@@ -20,7 +20,7 @@ from fedloom.errors import CodecError
 from fedloom.learners import logistic
 from fedloom.runtime.coordinator import initial_state
 from fedloom.runtime.ports import MemoryStates, Slot, StoredState, decode_stored, encode_stored
-from fedloom.runtime.record import RoundRecord, figures_of, series
+from fedloom.runtime.record import RoundRecord, series
 from fedloom.runtime.state import RunState, decode_state, encode_state, peek
 from fedloom.testing import federation, plan_for, simulate
 
@@ -138,11 +138,10 @@ def test_memory_states_name_what_changed_once() -> None:
     assert states.load(ClientId("nobody")) == StoredState()
 
 
-def test_series_and_figures_read_records() -> None:
+def test_series_reads_closed_rounds() -> None:
     def made(number: int, status: Any, loss: float | None) -> RoundRecord:
         named = {"train/loss": loss}
         return RoundRecord(round=RoundNumber(number), retry=0, program="train", status=status, invited=1, metrics=named)
 
     history = [made(1, "closed", 1.0), made(2, "closed", None), made(3, "skipped", 5.0), made(4, "closed", 0.0)]
     assert series(history, "train/loss") == [(1, 1.0), (4, 0.0)]
-    assert figures_of({"train/loss": 1.0, "training/loss": 2.0, "eval/loss": 3.0}, "train") == {"loss": 1.0}

@@ -89,15 +89,16 @@ class LocalEngine:
         options = {"save_rounds": save_rounds, "engine": {} if self.spec is None else dict(self.spec.arguments)}
         with _open_folder(experiment, output, resume, base=here, options=options) as folder:
             keeps = save_rounds if folder is None else bool(folder.options.get("save_rounds"))
-            completed = False
+            saved, completed = None, False
             if folder is not None and resume is not None:
-                run.check_resumed(folder)
+                saved = folder.read()
+                run.check_resumed(saved, folder.path)
                 outcome = read_outcome(folder.path)
                 completed = outcome is not None and outcome.status in ("completed", "completed with warnings")
             journal = Journal(folder=folder, every_s=self.checkpoint_s, params={} if keeps else None)
             with steady_arithmetic(), log_to(None if folder is None else folder.path):
                 try:
-                    result = run.run(journal)
+                    result = run.run(journal, saved)
                     if folder is not None and not (completed and not journal.wrote):
                         _write_files(folder, result)
                         folder.finish(result.status, result.as_json())
@@ -137,7 +138,7 @@ def local(*, workers: int = 1, checkpoint_s: float = 5.0, debug: bool = False, s
     Args:
         workers: Threads that train blocks of clients and sum them; no number of them changes a bit of the result.
         checkpoint_s: Least seconds between two durable states; 0 writes one every round.
-        debug: Raise a client's exception in place in place of recording it.
+        debug: Raise a client's exception where it happens; otherwise it is recorded and the run goes on.
         strict: Send every order and message through its bytes, as a deployment does.
 
     Raises:

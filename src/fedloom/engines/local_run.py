@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,7 +29,7 @@ from fedloom.experiment.spec import Experiment
 from fedloom.runtime.coordinator import initial_state
 from fedloom.runtime.ports import Slot, decode_stored
 from fedloom.runtime.state import RunState, decode_state, peek
-from fedloom.store import RunFolder
+from fedloom.store import Saved
 
 QUERY_BLOCK = 64
 _LOOKED_AT = 10_000
@@ -58,37 +60,42 @@ class LocalRun:
         if not self.experiment.prepare:
             self._plan(build_learner(self.experiment, self.data.schema))
 
-    def check_resumed(self, folder: RunFolder) -> None:
+    def check_resumed(self, saved: Saved, path: Path) -> None:
         """Refuse to continue a run over other rows than it began with.
 
         Raises:
             DataError: When their fingerprints differ.
         """
-        known = folder.read().fingerprint
-        if known is not None and known != self.data.dataset.fingerprint:
+        if saved.fingerprint is not None and saved.fingerprint != self._fingerprint:
             raise DataError(
-                f"the rows are not those that {folder.path} began with (their fingerprint differs): put the data back, "
+                f"the rows are not those that {path} began with (their fingerprint differs): put the data back, "
                 "or start a new run"
             )
 
-    def run(self, journal: Journal) -> RunResult:
-        """Run all phases from where the journal's folder left them; after ``check`` and ``check_resumed``."""
+    @cached_property
+    def _fingerprint(self) -> str | None:
+        """The rows' fingerprint: it reads all of them, so it is taken once, and only for what is written down."""
+        return self.data.dataset.fingerprint
+
+    def run(self, journal: Journal, saved: Saved | None) -> RunResult:
+        """Run all phases from where a folder left them, None for the start; after ``check`` and ``check_resumed``."""
         self.journal = journal
-        journal.fingerprint = self.data.dataset.fingerprint
+        journal.fingerprint = None if journal.folder is None else self._fingerprint
         rounds = Rounds(self._settings, self.data, journal, self._on_round)
-        saved, phase, prepared = self._restore()
+        begun, phase, prepared = self._restore(saved)
         for number in range(len(self.experiment.prepare)):
             preparation: AnyPreparation = self.experiment.prepare[number]  # type: ignore[assignment]
             if number >= phase:
                 plan = prepare_plan(self.experiment, number, self.data.schema, self.population)
-                state = self._state(plan, saved if number == phase else None, prepared)
+                state = self._state(plan, begun if number == phase else None, prepared)
                 state = rounds.run(plan, state, block=QUERY_BLOCK)
                 prepared = (*prepared, msgspec.to_builtins(preparation.query.result(state.server)))
             self._adopt(preparation, prepared[number])
         learner = build_learner(self.experiment, self.data.schema)
         plan = self._plan(learner)
-        state = self._state(plan, saved if phase == plan.phase else None, prepared)
-        self._restore_clients(plan, state)
+        state = self._state(plan, begun if phase == plan.phase else None, prepared)
+        if saved is not None:
+            self._restore_clients(plan, state, saved)
         self._keep_start(plan, state)
         state = rounds.run(plan, state, block=self.experiment.block or learner.block)
         journal.write()
@@ -111,10 +118,8 @@ class LocalRun:
             seen.update(split for split in SPLITS if data.count(split))
         return tuple(split for split in SPLITS if split in seen)
 
-    def _restore(self) -> tuple[bytes | None, int, tuple[Json, ...]]:
+    def _restore(self, saved: Saved | None) -> tuple[bytes | None, int, tuple[Json, ...]]:
         """Return the saved state, its phase, and the results of the preparations before it."""
-        folder = self.journal.folder
-        saved = None if folder is None else folder.read()
         if saved is None or saved.state is None:
             return None, 0, ()
         _, phase, prepared = peek(saved.state)
@@ -136,11 +141,7 @@ class LocalRun:
         history = [record for record in self.journal.records if record.program == plan.program]
         return replace(state, stopped=plan.stop.holds(history) if history else None)
 
-    def _restore_clients(self, plan: AnyPlan, state: RunState[Any]) -> None:
-        folder = self.journal.folder
-        saved = None if folder is None else folder.read()
-        if saved is None:
-            return
+    def _restore_clients(self, plan: AnyPlan, state: RunState[Any], saved: Saved) -> None:
         broadcast = plan.algorithm.broadcast(state.server)
         memory = plan.exchange.pipeline.start_memory
         like = Slot(round=RoundNumber(1), state=plan.algorithm.client_init(broadcast), memory=memory)

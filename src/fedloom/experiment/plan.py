@@ -19,6 +19,7 @@ from fedloom.core.keys import Key
 from fedloom.core.learner import Capabilities, Learner, LearnerBuilder
 from fedloom.core.metrics import NO_METRICS
 from fedloom.core.query import AnyPreparation, AnyQuery
+from fedloom.core.wire import WireType
 from fedloom.errors import DataError, PlanError
 from fedloom.experiment.registry import resolve
 from fedloom.experiment.spec import Experiment
@@ -120,11 +121,14 @@ def build_learner(experiment: Experiment, schema: Schema) -> Learner:
 
 
 def check_parts(experiment: Experiment, population: Population, splits: tuple[Split, ...]) -> None:
-    """Check what can be known before the schema is agreed: cohort, policy and stop against the data.
+    """Check what can be known before the schema is agreed: the order of stages, and cohort, policy and stop.
 
     Raises:
-        PlanError: When they do not fit together.
+        PipelineError: When the stages cannot work on the algorithm's weights, whatever the size of the model.
+        PlanError: When cohort, policy or stop do not fit the data.
     """
+    uniform = _value(experiment.algorithm).weighting == "uniform"
+    _value(experiment.pipeline).bind(WireType(dim=None, dtype="float64", max_weight=1.0 if uniform else None))
     _check_cohort(_value(experiment.cohort), experiment.policy, population)
     _check_cohort(_value(experiment.evaluate_cohort), RoundPolicy(), population)
     _check_stop(_value(experiment.stop), splits)

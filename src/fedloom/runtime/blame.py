@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import sysconfig
 import traceback
 from pathlib import Path
 
 _OURS = str(Path(__file__).parent.parent)
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib"))
+
+
+def place_of(function: object) -> str:
+    """Return ``file:line`` where a function is defined; its name where it is no plain function."""
+    code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
+    return repr(function) if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def blame(error: BaseException) -> str:

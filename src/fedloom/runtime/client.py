@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from types import GeneratorType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from msgspec import Struct, structs
 
-from fedloom.core.algorithm import Algorithm, ClientContext, ClientProgram
+from fedloom.core.algorithm import Algorithm, AnyAlgorithm, ClientContext, ClientProgram
 from fedloom.core.data import ClientDataset
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import NO_SECRET, Keys, SecretKey
@@ -34,7 +34,7 @@ from fedloom.core.work import (
     QueryResult,
 )
 from fedloom.errors import PlanError
-from fedloom.runtime.blame import blame
+from fedloom.runtime.blame import blame, place_of
 from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.plan import RunPlan
 from fedloom.runtime.ports import NOTHING_STORED, ClientStates, Slot, StoredState
@@ -65,6 +65,7 @@ class Program(Struct, Generic[C], kw_only=True):
 
     node: ClientNode[Any, C]
     order: RoundOrder[Any]
+    algorithm: AnyAlgorithm
     exchange: Exchange
     generator: ClientProgram[C]
     context: ClientContext
@@ -110,14 +111,12 @@ def begin(node: ClientNode[B, C], order: RoundOrder[B]) -> Program[C] | Refused 
     except Exception as error:
         return _report_crash(node, order, error)
     if not isinstance(generator, GeneratorType):
-        code = algorithm.client.__code__
-        detail = (
-            f"{code.co_name} returned a {type(generator).__name__}; a client program yields: begin with `yield from`"
-        )
-        return _failed(order, "crashed", detail, f"{code.co_filename}:{code.co_firstlineno}")
+        detail = f"the client program returned a {type(generator).__name__}; it must yield: begin with `yield from`"
+        return _failed(order, "crashed", detail, place_of(algorithm.client))
     return Program(
         node=node,
         order=order,
+        algorithm=algorithm,
         exchange=exchange,
         generator=generator,
         context=context,
@@ -240,9 +239,8 @@ def _advance(program: Program[C], reply: ClientReply | None) -> ClientRequest | 
         return _crashed(program, error)
     if isinstance(ended, tuple) and len(ended) == 2 and isinstance(ended[0], Update):
         return Outcome(ended[0], ended[1])
-    code = cast("GeneratorType[Any, Any, Any]", generator).gi_code
-    detail = f"{code.co_name} returned a {type(ended).__name__}; expected an Update and the client's new state"
-    return Outcome(problem=_failed(program.order, "crashed", detail, f"{code.co_filename}:{code.co_firstlineno}"))
+    detail = f"the client program returned a {type(ended).__name__}; expected an Update and the client's new state"
+    return Outcome(problem=_failed(program.order, "crashed", detail, place_of(program.algorithm.client)))
 
 
 def _answer(

@@ -34,7 +34,6 @@ class OpenRound:
         self.failures: dict[ClientId, Failure] = {}
         self.bytes_up = 0
         self.bytes_down = 0
-        self._keys = keys
         self._waiting = set(cohort)
         self._vector_bytes: int | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,9 +37,3 @@ class RoundRecord:
 def series(records: Sequence[RoundRecord], metric: str) -> list[tuple[RoundNumber, float]]:
     """Return round and value of a metric, over the closed rounds that have it."""
     return [(r.round, value) for r in records if r.status == "closed" and (value := r.metrics.get(metric)) is not None]
-
-
-def figures_of(metrics: Mapping[str, float | None], phase: str) -> Figures:
-    """Return the figures of one phase without its prefix."""
-    start = phase + "/"
-    return {name.removeprefix(start): value for name, value in metrics.items() if name.startswith(start)}
