@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment would race
-.PHONY: help demo test test-all check fmt bench lock clean
+.PHONY: help demo test test-all check fmt bench docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
@@ -39,15 +39,21 @@ fmt: $(STAMPS)/dev ## Format the code and apply the safe fixes
 bench: $(STAMPS)/package ## Measure speed and memory
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
+docs: $(STAMPS)/docs $(STAMPS)/package ## Build the documentation into build/docs; a warning is an error
+	$(BIN)/python -m sphinx -q -n -W --keep-going -b html -d build/doctrees docs build/docs $(ARGS)
+	@echo "build/docs/index.html"
+
 # `make lock` keeps the versions that still fit; `make lock ARGS=--upgrade` takes the newest ones. It needs the network.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/uv --no-config pip compile --quiet --universal \
 	--fork-strategy fewest --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links $(ARGS)
-lock: ## Write requirements/run.txt and requirements/dev.txt again
+lock: ## Write the pinned requirements/*.txt again
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip --quiet --disable-pip-version-check install uv==$(UV_VERSION)
 	$(COMPILE) pyproject.toml requirements/run.in -o requirements/run.txt
 	$(COMPILE) --extra testing -c requirements/run.txt pyproject.toml requirements/run.in requirements/dev.in \
 		-o requirements/dev.txt
+	$(COMPILE) --extra testing -c requirements/dev.txt pyproject.toml requirements/run.in requirements/docs.in \
+		-o requirements/docs.txt
 	rm -rf .venv-lock
 
 clean: ## Remove what make has built, .venv included; runs/ stays
@@ -71,6 +77,11 @@ $(STAMPS)/run: requirements/run.txt $(STAMPS)/venv
 $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/run
 	@echo "Installing requirements/dev.txt (once; needs the network)"
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(STAMPS)/docs: requirements/docs.txt $(STAMPS)/run
+	@echo "Installing requirements/docs.txt (once; needs the network)"
+	@$(PIP) install --require-hashes -r requirements/docs.txt
 	@touch $@
 
 $(STAMPS)/package: pyproject.toml $(STAMPS)/run

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from fedloom.algorithms import fedsgd as fedsgd
     from fedloom.algorithms import fedyogi as fedyogi
     from fedloom.algorithms import scaffold as scaffold
+    from fedloom.analytics import categories as categories
+    from fedloom.analytics import fold_rare as fold_rare
+    from fedloom.analytics import impute as impute
     from fedloom.analytics import label_set as label_set
+    from fedloom.analytics import min_max as min_max
     from fedloom.analytics import moments as moments
+    from fedloom.analytics import one_hot as one_hot
+    from fedloom.analytics import ordinal as ordinal
+    from fedloom.analytics import quantiles as quantiles
     from fedloom.analytics import standardise as standardise
     from fedloom.core.algorithm import Algorithm as Algorithm
     from fedloom.core.algorithm import ClientContext as ClientContext
@@ -51,6 +58,7 @@ if TYPE_CHECKING:
     from fedloom.core.work import LocalWork as LocalWork
     from fedloom.engines import RunInterrupted as RunInterrupted
     from fedloom.engines import RunResult as RunResult
+    from fedloom.engines import TrainedModel as TrainedModel
     from fedloom.engines import local as local
     from fedloom.errors import AlgorithmError as AlgorithmError
     from fedloom.errors import ComponentError as ComponentError
@@ -77,15 +85,22 @@ if TYPE_CHECKING:
     from fedloom.pipeline import clip as clip
     from fedloom.pipeline import mean as mean
     from fedloom.pipeline import plain_sum as plain_sum
+    from fedloom.runtime.cohort import by_size as by_size
     from fedloom.runtime.cohort import everyone as everyone
     from fedloom.runtime.cohort import poisson as poisson
     from fedloom.runtime.cohort import uniform as uniform
     from fedloom.runtime.policy import RoundPolicy as RoundPolicy
     from fedloom.runtime.record import RoundRecord as RoundRecord
+    from fedloom.runtime.simulation import Daily as Daily
+    from fedloom.runtime.simulation import Simulation as Simulation
+    from fedloom.runtime.stopping import all_of as all_of
     from fedloom.runtime.stopping import any_of as any_of
+    from fedloom.runtime.stopping import divergence as divergence
     from fedloom.runtime.stopping import max_rounds as max_rounds
     from fedloom.runtime.stopping import patience as patience
+    from fedloom.runtime.stopping import small_update as small_update
     from fedloom.runtime.stopping import target as target
+    from fedloom.runtime.stopping import wall_clock as wall_clock
 
 _HOME = {
     "StoreError": "errors",
@@ -102,6 +117,7 @@ _HOME = {
     "ClientDataset": "core.data",
     "ClientProgram": "core.algorithm",
     "ComponentSpec": "core.component",
+    "Daily": "runtime.simulation",
     "Error": "errors",
     "Experiment": "experiment",
     "Key": "core.keys",
@@ -121,18 +137,24 @@ _HOME = {
     "RunResult": "engines",
     "Schedule": "core.schedule",
     "Schema": "core.data",
+    "Simulation": "runtime.simulation",
     "Stage": "core.wire",
+    "TrainedModel": "engines",
     "Update": "core.update",
     "WireType": "core.wire",
     "adagrad": "optim",
     "adam": "optim",
+    "all_of": "runtime.stopping",
     "any_of": "runtime.stopping",
     "ask": "core.algorithm",
+    "categories": "analytics",
+    "by_size": "runtime.cohort",
     "chain": "pipeline",
     "clip": "pipeline",
     "component": "core.component",
     "cosine": "optim",
     "data": "",
+    "divergence": "runtime.stopping",
     "evaluate": "core.algorithm",
     "everyone": "runtime.cohort",
     "exponential": "optim",
@@ -143,26 +165,34 @@ _HOME = {
     "fedprox": "algorithms",
     "fedsgd": "algorithms",
     "fedyogi": "algorithms",
+    "fold_rare": "analytics",
     "gradient": "core.algorithm",
+    "impute": "analytics",
     "inverse": "optim",
     "label_set": "analytics",
     "local": "engines",
     "logistic": "learners",
     "max_rounds": "runtime.stopping",
     "mean": "pipeline",
+    "min_max": "analytics",
     "moments": "analytics",
     "momentum": "optim",
+    "one_hot": "analytics",
+    "ordinal": "analytics",
     "patience": "runtime.stopping",
     "plain_sum": "pipeline",
     "poisson": "runtime.cohort",
+    "quantiles": "analytics",
     "ridge": "learners",
     "scaffold": "algorithms",
     "sgd": "optim",
+    "small_update": "runtime.stopping",
     "standardise": "analytics",
     "steps": "optim",
     "target": "runtime.stopping",
     "train": "core.algorithm",
     "uniform": "runtime.cohort",
+    "wall_clock": "runtime.stopping",
     "warmup": "optim",
     "yogi": "optim",
 }

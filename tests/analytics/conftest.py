@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import pytest
 
+from fedloom.core import codec
 from fedloom.core.data import ClientDataset, Schema
 from fedloom.core.ids import RoundNumber
 from fedloom.core.query import Query
@@ -72,3 +74,41 @@ def same_layout() -> Callable[[Sequence[object]], None]:
                     assert (value.shape, value.dtype) == (like.shape, like.dtype), name
 
     return check
+
+
+def dealt_to(rows: ClientDataset, hands: Sequence[int]) -> list[ClientDataset]:
+    """Return rows dealt to clients: ``hands`` is the client of each row. One more client has no rows at all."""
+    owner = np.asarray(hands)
+    held = []
+    for client in range(int(owner.max(initial=0)) + 2):
+        mine = owner == client
+        arrays = {name: array[mine] for name, array in rows.arrays.items()}
+        held.append(ClientDataset(arrays, {"train": slice(0, int(mine.sum()))}))
+    return held
+
+
+@pytest.fixture
+def deal() -> Callable[[ClientDataset, Sequence[int]], list[ClientDataset]]:
+    return dealt_to
+
+
+@pytest.fixture
+def restarted() -> Callable[[Query[Any, Any], Schema, Sequence[object]], None]:
+    """Every state decodes into the first one's template, as a checkpoint and an order do."""
+
+    def check(query: Query[Any, Any], schema: Schema, states: Sequence[object]) -> None:
+        for state in states:
+            again = codec.decode(codec.encode(state), query.init(schema))
+            assert codec.encode(again) == codec.encode(state)
+
+    return check
+
+
+@pytest.fixture
+def stored() -> Callable[[Any], Any]:
+    """An answer as the model file gives it back: JSON, read into the type of the answer."""
+
+    def through(answer: Any) -> Any:
+        return msgspec.convert(msgspec.json.decode(msgspec.json.encode(answer)), type=type(answer))
+
+    return through

@@ -13,7 +13,7 @@ import pytest
 from fedloom.analytics import Moments, moments, standardise
 from fedloom.core.data import ClientDataset, Schema
 from fedloom.core.keys import Key
-from fedloom.errors import DataError
+from fedloom.errors import ComponentError, DataError
 
 Answer = Callable[..., Any]
 AB = Schema(("a", "b"), "label")
@@ -110,3 +110,58 @@ def test_a_preparation_and_its_query_carry_what_built_them() -> None:
     assert preparation.query.spec is not None
     assert (preparation.spec.group, preparation.spec.name) == ("fedloom.preparations", "standardise")
     assert (preparation.query.spec.group, preparation.query.spec.name) == ("fedloom.queries", "moments")
+
+
+def test_named_columns_are_those_of_the_whole_table_and_others_stay(
+    answer: Answer, stored: Callable[[Any], Any]
+) -> None:
+    held, schema = clients(5.0, 2.0), Schema(("a", "b"), "label")
+    whole = standardise().transform(answer(standardise().query, schema, held))
+    preparation = standardise(["b"])
+    result = answer(preparation.query, schema, held)
+    part = preparation.transform(stored(result))
+    for each in held:
+        before, after = each.arrays["features"], part.apply(each).arrays["features"]
+        # A lone column is summed in another order than one of two: equal but for rounding.
+        np.testing.assert_allclose(after[:, 1], whole.apply(each).arrays["features"][:, 1], rtol=0, atol=1e-12)
+        assert np.array_equal(after[:, 0], before[:, 0])
+    assert part.schema(schema) == schema
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_named_columns_keep_their_type(answer: Answer, dtype: str) -> None:
+    data = ClientDataset({"features": np.array([[1, 2], [3, 6]], dtype=dtype)}, {"train": slice(0, 2)})
+    preparation = standardise(["b"])
+    after = preparation.transform(answer(preparation.query, AB, [data])).apply(data).arrays["features"]
+    assert after.dtype == dtype
+    assert after.tolist() == [[1.0, -1.0], [3.0, 1.0]]
+
+
+def test_a_query_of_named_columns_sends_these_only_and_is_saved(answer: Answer, restarted: Callable[..., None]) -> None:
+    query, seen = standardise(["b"]).query, []
+    data = ClientDataset({"features": np.array([[np.nan, 2.0]])}, {"train": slice(0, 1)})
+    answer(query, AB, [data], seen=seen)  # the missing value of a is nobody's business
+    restarted(query, AB, seen)
+    assert query.parts(AB)["moments"].size == 3
+
+
+def test_constant_named_columns_are_reported_by_their_names(answer: Answer) -> None:
+    data = ClientDataset({"features": np.array([[1.0, 2.0], [3.0, 2.0]])}, {"train": slice(0, 2)})
+    preparation = standardise(["b"])
+    report = preparation.report(answer(preparation.query, AB, [data]), AB)
+    assert report[0].startswith("column `b` is constant")
+    assert len(report) == 1
+
+
+@pytest.mark.parametrize("columns", [None, ["b"]])
+def test_missing_values_are_an_error_that_says_what_to_put_before(answer: Answer, columns: Any) -> None:
+    data = ClientDataset({"features": np.array([[1.0, np.nan], [1.0, 2.0]])}, {"train": slice(0, 2)})
+    with pytest.raises(DataError, match=r"missing.*Put impute before"):
+        answer(standardise(columns).query, AB, [data])
+
+
+def test_named_columns_must_be_there() -> None:
+    with pytest.raises(DataError, match="no column `z`"):
+        standardise(["z"]).query.init(AB)
+    with pytest.raises(ComponentError, match="columns is empty"):
+        standardise([])

@@ -26,12 +26,14 @@ def test_json_is_exactly_one_object_with_the_names_of_the_table(file: File, comm
     result = json.loads(out)
     assert set(result) == {
         "status", "reason", "run", "folder", "digest", "model_sha256", "rounds", "metrics", "clients", "bytes_up",
-        "bytes_down", "seconds", "failures", "notes",
+        "bytes_down", "seconds", "failures", "notes", "holdings", "task", "classes", "columns", "calibration", "worth",
+        "versions",
     }  # fmt: skip
     names = {"accuracy", "log_loss", "auroc", "average_precision", "brier"}
     over = ("", "/mean", "/worst", "/spread")
     table = {f"{phase}/{name}{each}" for phase in ("eval", "local", "pooled") for name in names for each in over}
-    assert set(result["metrics"]) == table | {"train/objective", "train/loss", "fit/loss"}
+    assert set(result["metrics"]) >= table | {"train/objective", "train/loss", "fit/loss"}
+    assert {name.split("/")[0] for name in result["metrics"]} == {"eval", "local", "pooled", "train", "fit", "step"}
     assert result["bytes_up"] > 0 and result["bytes_down"] > 0
     assert re.fullmatch("[0-9a-f]{64}", result["model_sha256"])
 
@@ -59,7 +61,9 @@ def test_a_run_prints_one_line_a_round_and_a_summary(tmp_path: Path, file: File,
     assert len(out.splitlines()) <= 25
     (run,) = list_runs(tmp_path / "runs")
     assert out.startswith("\ncompleted: 10 rounds done\n10 rounds, ")
-    assert out.endswith(f"model {run.model_sha256}\nrun runs/{run.run_id}\n")
+    folder = f"runs/{run.run_id}"
+    assert out.endswith(f"model {run.model_sha256}\nrun {folder}\nreport {folder}/report.html\n")
+    assert (run.folder / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def test_saved_rounds_and_the_model_file_agree_with_the_summary(tmp_path: Path, file: File, command: Run) -> None:
@@ -113,6 +117,12 @@ def test_four_rounds_and_a_resume_to_ten_are_ten_rounds(tmp_path: Path, file: Fi
         np.testing.assert_array_equal(one["params"], other["params"])
 
 
+def test_the_only_stop_needs_no_number(file: File, command: Run) -> None:
+    path = file(rounds=2)
+    assert json.loads(command("run", path, "--set", "stop.rounds=1", "--json")[1])["rounds"] == 1
+    assert json.loads(command("resume", "last", "--set", "stop.rounds=3", "--json")[1])["rounds"] == 3
+
+
 def test_a_completed_run_says_so_and_stays(tmp_path: Path, file: File, command: Run) -> None:
     first = json.loads(command("run", file(rounds=2), "--json")[1])
     folder = tmp_path / first["folder"]
@@ -163,7 +173,7 @@ def test_a_file_is_shown_with_the_origin_of_every_value(file: File, command: Run
     at = 1 + lines.index("seed = 7")
     assert f"seed = 7  # {path}:{at}\n" in out
     assert "learner.l2 = 0.5  # --set learner.l2=0.5\n" in out
-    assert "evaluate_every = 1  # default\n" in out
+    assert "evaluate_every = none  # default\n" in out
     assert "engine.checkpoint_s = 0.0  # " in out or "engine.checkpoint_s = 0  # " in out
     assert "# default" not in command("config", "show", path)[1]
     assert re.search(r"# digest [0-9a-f]{64}\n$", out)
@@ -201,5 +211,5 @@ def test_help_names_every_command() -> None:
         check=True,
     )
     assert "Usage: fedloom " in done.stdout and done.stderr == ""
-    for name in ("run", "resume", "demo", "runs", "config"):
+    for name in ("new", "run", "plan", "resume", "predict", "evaluate", "report", "demo", "doctor", "runs", "config"):
         assert re.search(rf"^\W*{name} ", done.stdout, flags=re.MULTILINE)

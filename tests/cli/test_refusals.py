@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedloom.store import list_runs
+from fedloom.store import list_runs, read_model, write_model
 
 File = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
@@ -130,7 +131,7 @@ def test_json_errors_are_one_object_beside_the_block(file: File, command: Run) -
         (lambda text: text.replace(",north", ",", 1), "column 'ward' is missing"),
         (lambda text: text + "1,2,abc,north,ill\n", "column 'x2' is not a number"),
         (lambda text: text + "1,2,?,north,ill\n", "column `x2` is NaN"),
-        (lambda text: text + "1,2,inf,north,ill\n", "column `x2` is NaN or infinite"),
+        (lambda text: text + "1,2,inf,north,ill\n", "line 184: column 'x2' is infinite"),
     ],
 )
 def test_wrong_rows_are_refused_before_round_1(
@@ -198,7 +199,7 @@ def test_a_store_of_a_newer_format_is_refused_and_untouched(done: Path, command:
         database.execute("UPDATE single SET data = ?, sha256 = ? WHERE key = 'format'", (b"7", digest))
     database.close()
     before = files(done)
-    assert "store is format 7, this build knows up to 1; untouched" in refused(command("resume", "last"))
+    assert "store is format 7, this build knows up to 2; untouched" in refused(command("resume", "last"))
     assert files(done) == before
 
 
@@ -251,7 +252,7 @@ def test_other_rows_are_refused_and_the_run_is_untouched(tmp_path: Path, done: P
     ("setting", "wanted"),
     [
         ("seed=8", "a resume may change the stop and nothing else"),
-        ("stop.1.rounds=3", "stops 0 to 0"),
+        ("stop.1.rounds=3", "nothing else: stop.rounds=200"),
         ("stop.0.round=3", "expected one of rounds"),
         ("stop.0.rounds=0", "expected 1 or more"),
         ("stop.0.rounds=many", "rounds"),
@@ -390,7 +391,7 @@ def test_an_unexpected_error_is_one_block_and_its_traceback_is_in_the_log(
 ) -> None:
     script = (
         "import fedloom.engines.local_run as module\n"
-        "def compare(*_): raise LookupError('a bug')\n"
+        "def compare(*_, **__): raise LookupError('a bug')\n"
         "module.compare = compare\n"
         "from fedloom.cli import main; main()"
     )
@@ -424,3 +425,80 @@ def test_a_seed_out_of_range_is_refused(seed: int, tmp_path: Path, command: Run)
     code, _, err = command("demo", "--seed", seed)
     assert code == 2 and "seed" in block(err)
     assert not (tmp_path / "runs").exists()
+
+
+# ---- Surroundings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_a_missing_extra_is_named_without_a_traceback(
+    verb: str, tmp_path: Path, file: File, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file()
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    path.write_text(path.read_text().replace('"csv"', '"parquet"').replace("rows.csv", "rows.parquet"))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    said = refused(command(verb, path))
+    assert "needs the `parquet` extra: pip install 'fedloom[parquet]'" in said
+    assert not (tmp_path / "runs").exists()
+
+
+MATRIX = [
+    {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    {"COLUMNS": "40", "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "latin-1"},
+]
+
+
+@pytest.mark.parametrize("env", MATRIX, ids=["ascii", "narrow"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["new", "other.toml", "--data", "rows.csv", "--label", "outcome"],
+        ["doctor"],
+        ["run", "run.toml", "--seeds", "2"],
+        ["predict", "nothing", "rows.csv"],
+        ["runs", "rm", "nothing"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_new_commands_are_readable_anywhere(
+    arguments: list[str], env: dict[str, str], tmp_path: Path, file: File, fedloom_: Run
+) -> None:
+    """Rows with letters beyond ASCII and the line ends of Windows, in any terminal."""
+    file(rounds=2)
+    rows = (tmp_path / "rows.csv").read_text().replace("x0", "größe")
+    (tmp_path / "rows.csv").write_bytes(rows.replace("\n", "\r\n").encode())
+    code, out, err = fedloom_(*arguments, env=env)
+    assert code in (0, 2) and "Traceback" not in err and "\x1b" not in out + err and "\r" not in out
+    assert (code == 2) == (arguments[0] in ("predict", "runs")), err
+    if env.get("PYTHONIOENCODING") == "ascii":
+        assert (out + err).isascii()
+
+
+def test_a_name_that_the_locale_cannot_read_is_refused(tmp_path: Path, file: File, fedloom_: Run) -> None:
+    file()
+    (tmp_path / "rows.csv").rename(tmp_path / "größe.csv")
+    code, out, err = fedloom_("new", "other.toml", "--data", "größe.csv", "--label", "outcome", env=MATRIX[0])
+    assert (code, out) == (2, "") and "this locale cannot read the name" in err and err.isascii()
+
+
+def test_a_record_of_a_build_that_knew_less_or_more_is_still_shown(done: Path, command: Run) -> None:
+    path = done / "record.json"
+    record = json.loads(path.read_text())
+    record["summary"] = {key: record["summary"][key] for key in ("model_sha256", "metrics", "bytes_up", "bytes_down")}
+    record["from_the_future"] = {"a": 1}
+    path.write_text(json.dumps(record))
+    code, out, _ = command("runs", "show", done)
+    assert code == 0 and "eval/auroc" in out
+    assert command("runs", "compare", done, done)[0] == 0
+    assert command("runs", "list")[0] == 0
+
+
+def test_a_model_that_says_too_little_is_refused_by_its_path(done: Path, tmp_path: Path, command: Run) -> None:
+    """As an early build wrote it: parameters and schema, and nothing of how rows were prepared."""
+    layout, params, metadata = read_model(done / "model.safetensors")
+    old = tmp_path / "old.safetensors"
+    write_model(old, layout, params, {key: metadata[key] for key in ("digest", "schema", "prepared")})
+    said = refused(command("predict", old, "rows.csv"))
+    assert "old.safetensors does not say how its rows were prepared" in said and "train the model again" in said

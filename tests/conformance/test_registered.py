@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloom.algorithms import fedavg, fedprox, scaffold
-from fedloom.analytics import Moments
+from fedloom.analytics import Categories, Moments, Quantiles
+from fedloom.analytics.categories import Column, Layout
+from fedloom.analytics.columns import Columns
 from fedloom.core.component import ComponentSpec, spec_of
 from fedloom.core.data import LABEL, ClientDataset
 from fedloom.core.keys import Key
+from fedloom.core.labels import in_order, label_text
 from fedloom.core.learner import LearnerBuilder
 from fedloom.core.params import Vector
 from fedloom.core.schedule import Schedule
@@ -140,12 +144,47 @@ def _moments(data: ClientDataset) -> Moments:
     )
 
 
+def _quantiles(at: list[float]) -> Callable[[ClientDataset], Any]:
+    def pooled(data: ClientDataset) -> Any:
+        features = data.arrays["features"]
+        rows, columns = features.shape
+        return Quantiles(
+            columns=Columns(names=("x0", "x1", "x2"), positions=(0, 1, 2), width=columns),
+            at=tuple(at),
+            rows=float(rows),
+            present=(float(rows),) * columns,
+            values=tuple(tuple(row) for row in np.quantile(features, at, axis=0).tolist()),
+            widths=((0.0,) * columns,) * len(at),
+        )
+
+    return pooled
+
+
+def _categories(data: ClientDataset) -> Any:
+    values, counts = np.unique(data.arrays["features"][:, 1], return_counts=True)
+    return Categories(
+        layout=Layout(columns=(Column(name="x1", position=1, text=False),), texts=0, features=3),
+        names=(in_order([label_text(value) for value in values.tolist()]),),
+        rows=(tuple(map(float, counts.tolist())),),
+        folded=(0.0,),
+    )
+
+
 # Arguments, and the pooled answer in plain numpy.
-QUERIES: Mapping[str, list[tuple[dict[str, Any], Callable[[ClientDataset], Any]]]] = {"moments": [({}, _moments)]}
+QUERIES: Mapping[str, list[tuple[dict[str, Any], Callable[[ClientDataset], Any]]]] = {
+    "moments": [({}, _moments)],
+    "quantiles": [({}, _quantiles([0.25, 0.5, 0.75])), ({"at": [0.1]}, _quantiles([0.1]))],
+    "categories": [({"columns": ["x1"]}, _categories)],
+}
 
 
 def _as_numbers() -> tuple[ClientDataset, Any]:
     return rows(Key.from_seed(1), 40), schema_of("binary")
+
+
+def _as_whole_numbers() -> tuple[ClientDataset, Any]:
+    data, schema = _as_numbers()
+    return ClientDataset({**data.arrays, "features": np.rint(data.arrays["features"])}, data.rows), schema
 
 
 def _as_text() -> tuple[ClientDataset, Any]:
@@ -155,9 +194,39 @@ def _as_text() -> tuple[ClientDataset, Any]:
     return ClientDataset({**data.arrays, LABEL: labels}, data.rows), schema
 
 
+def _with_texts() -> tuple[ClientDataset, Any]:
+    """Return rows with two columns of text, and missing values of both kinds."""
+    data = rows(Key.from_seed(1), 40)
+    draw = np.random.default_rng(1)
+    features = data.arrays["features"].copy()
+    features[:, 2] = draw.integers(0, 4, 40)
+    features[draw.random((40, 3)) < 0.2] = np.nan
+    texts = np.column_stack([draw.choice(["f", "m", ""], 40), draw.choice(["clerk", "cook", "Köchin", " 1.0"], 40)])
+    schema = replace(schema_of("binary"), texts=("sex", "job"))
+    return ClientDataset({**data.arrays, "features": features, "texts": texts}, data.rows), schema
+
+
 # Arguments, and the rows.
 PREPARATIONS: Mapping[str, list[tuple[dict[str, Any], Callable[[], tuple[ClientDataset, Any]]]]] = {
-    "standardise": [({}, _as_numbers)],
+    "standardise": [({}, _as_numbers), ({"columns": ["x1"]}, _as_numbers)],
+    "min_max": [
+        ({"ranges": {"x0": [-1.0, 1.0], "x2": [0.0, 2.0]}}, _as_numbers),
+        ({"ranges": {"x0": [0, 1]}}, _with_texts),
+    ],
+    "impute": [
+        ({"strategy": "mean"}, _with_texts),
+        ({"strategy": "median", "columns": ["x0"]}, _with_texts),
+        ({"strategy": "median", "zooms": 4}, _with_texts),
+        ({"strategy": "constant", "value": 1.5, "text": "missing"}, _with_texts),
+    ],
+    "one_hot": [
+        ({}, _with_texts),
+        ({"columns": ["x2", "sex"], "min_count": 9}, _with_texts),
+        ({"min_count": 12, "rare": "zero", "drop_first": True}, _with_texts),
+        ({"categories": {"sex": ["m", "f"], "x2": ["0", "1"]}}, _with_texts),
+    ],
+    "ordinal": [({}, _with_texts), ({"columns": ["job", "x2"], "min_count": 9}, _with_texts)],
+    "fold_rare": [({}, _with_texts), ({"columns": ["job"], "min_count": 3, "into": "rest"}, _with_texts)],
     "label_set": [({}, _as_text), ({"max_classes": 3}, _as_text)],
 }
 
@@ -222,7 +291,7 @@ def test_an_aggregator_passes_its_battery(name: str, case: Any) -> None:
 @pytest.mark.parametrize(("name", "case"), cases("fedloom.queries", QUERIES))
 def test_a_query_passes_its_battery(name: str, case: Any) -> None:
     arguments, pooled = known("fedloom.queries", name, case)
-    data, schema = _as_numbers()
+    data, schema = _as_whole_numbers() if name == "categories" else _as_numbers()
     check_query(builder("fedloom.queries", name)(**arguments), data, schema, expected=pooled(data))
 
 

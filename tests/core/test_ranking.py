@@ -15,6 +15,7 @@ from fedloom.core.ranking import (
     auroc_of_counts,
     average_precision,
     average_precision_of_counts,
+    rankings,
     score_histogram,
 )
 
@@ -75,3 +76,33 @@ def test_infinite_and_huge_logits_lie_in_the_outer_bins() -> None:
     counts = score_histogram(np.array([-np.inf, -1e300, 1e300, np.inf]), np.array([False, False, True, True]))
     assert (counts[0], counts[-1]) == (2, 2)
     assert auroc_of_counts(counts) == 1.0
+
+
+@quick
+@given(st.lists(rows, min_size=1, max_size=6), st.floats(0.1, 3))
+def test_the_figures_of_many_clients_at_once_are_those_of_each_alone(
+    clients: list[list[tuple[int, bool]]], factor: float
+) -> None:
+    scores = [np.array([score * factor for score, _ in each]) for each in clients]
+    positive = [np.array([flag for _, flag in each]) for each in clients]
+    positive[0][:] = True  # a client of one class beside the others
+    starts = np.cumsum([0, *map(len, scores)])[:-1]
+    found = rankings(np.concatenate(scores), np.concatenate(positive), starts)
+    for place, (own, flags) in enumerate(zip(scores, positive, strict=True)):
+        area, precision = auroc(own, flags), average_precision(own, flags)
+        assert precision is not None
+        assert np.isnan(found.auroc[place]) if area is None else found.auroc[place] == area
+        assert found.average_precision[place] == pytest.approx(precision, abs=1e-14)
+        alone = rankings(own, flags, np.array([0]))
+        assert alone.average_precision.tobytes() == found.average_precision[place : place + 1].tobytes()
+
+
+@quick
+@given(st.permutations(range(5)))
+def test_histograms_merge_in_any_order_to_the_same_bytes(order: list[int]) -> None:
+    draw = Key.from_seed(4).generator()
+    parts = [score_histogram(draw.standard_normal(30 + place), draw.random(30 + place) < 0.4) for place in range(5)]
+    merged = np.zeros(2 * BINS)
+    for place in order:
+        merged = merged + parts[place]
+    assert merged.tobytes() == np.sum(parts, axis=0).tobytes()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedloom.core.data import ClientDataset, FederatedDataset, Population
 from fedloom.core.ids import ClientId
-from fedloom.data import Pooled, arrays, dirichlet, iid, silos
+from fedloom.data import Pooled, arrays, by_column, dirichlet, iid, silos
 from fedloom.data.partition import Partition
 from fedloom.errors import ComponentError, DataError
 
@@ -244,3 +244,70 @@ def test_what_does_not_fit_is_an_error_that_says_so(changed: dict[str, object], 
     good: dict[str, object] = {"features": np.ones((4, 2)), "label": [0, 1, 0, 1], "clients": ["a", "a", "b", "b"]}
     with pytest.raises(DataError, match=words):
         arrays(**{**good, **changed})  # type: ignore[arg-type]
+
+
+TEXTS: list[list[object]] = [["f", "n"], ["m", None], ["f", 4.0], ["m", float("nan")]]
+
+
+@pytest.mark.parametrize("clients", [list("abab"), list("aabb"), list("bbaa")])
+def test_texts_stay_with_their_rows(clients: list[str]) -> None:
+    data = arrays(numbered(4), [0, 1, 0, 1], clients=clients, texts=TEXTS, text_columns=["sex", "ward"], test=0.5)
+    assert data.schema().texts == ("sex", "ward")
+    expected = [["f", "n"], ["m", ""], ["f", "4"], ["m", ""]]
+    for client in clients_of(data).values():
+        assert client.arrays["texts"].tolist() == [expected[row] for row in rows_of(client)]
+
+
+def test_texts_count_in_spec_and_fingerprint_and_are_never_in_the_spec() -> None:
+    def made(texts: list[list[str]] | None) -> Pooled:
+        columns = () if texts is None else ["sex"]
+        return arrays(np.ones((2, 1)), [0, 1], clients=["a", "b"], texts=texts, text_columns=columns, test=0.0)
+
+    one, two, none = made([["secret"], ["m"]]), made([["m"], ["secret"]]), made(None)
+    assert one.spec is not None and two.spec is not None and none.spec is not None
+    assert len({one.fingerprint, two.fingerprint, none.fingerprint}) == 3
+    assert one.spec.digest != two.spec.digest
+    assert "secret" not in str(one.spec.as_json())
+    assert "texts" not in none.spec.arguments
+
+
+def test_spec_and_fingerprint_of_rows_without_texts_are_those_of_version_0_1() -> None:
+    data = arrays(numbered(4), [0, 1, 0, 1], clients=list("abab"), test=0.5)
+    assert data.spec is not None
+    assert data.spec.digest[:16] == "38ca7f8b2a5c66bc"
+    assert data.fingerprint[:16] == "2860311975a04acf"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"texts": None}, "text_columns = .* without texts"),
+        ({"text_columns": []}, r"0 text_columns"),
+        ({"text_columns": ["x0", "ward"]}, "3 different names for 4"),
+        ({"texts": TEXTS[:3]}, r"texts have shape \(3, 2\), for 4 rows"),
+        ({"texts": np.array(["f", "m", "f", "m"])}, r"texts have shape \(4,\)"),
+    ],
+)
+def test_texts_that_do_not_fit_are_an_error(changed: dict[str, object], words: str) -> None:
+    good: dict[str, object] = {"clients": list("aabb"), "texts": TEXTS, "text_columns": ["sex", "ward"]}
+    with pytest.raises(DataError, match=words):
+        arrays(np.ones((4, 2)), [0, 1, 0, 1], **{**good, **changed})  # type: ignore[arg-type]
+
+
+def test_features_may_be_texts_alone() -> None:
+    data = arrays(np.empty((2, 0)), [0, 1], clients=["a", "b"], texts=[["f"], ["m"]], text_columns=["sex"], test=0.0)
+    assert (data.features.shape, data.schema().columns) == ((2, 0), ())
+
+
+def test_a_partition_by_a_column_of_texts_deals_by_its_names() -> None:
+    data = arrays(
+        numbered(4), [0, 1, 0, 1], partition=by_column("sex"), texts=[["f"], ["m"], ["f"], ["m"]], text_columns=["sex"]
+    )
+    assert [*data.roll.names] == ["f", "m"]
+
+
+def test_persons_at_several_clients_are_a_note_and_dealt_persons_never() -> None:
+    persons = np.arange(12) // 3
+    apart = arrays(numbered(12), np.arange(12) % 2, clients=np.arange(12) % 2, group=persons)
+    assert apart.notes[0].startswith("4 of 4 groups (persons) have rows at more than one client")
+    assert arrays(numbered(12), np.arange(12) % 2, partition=iid(2), group=persons).notes == ()

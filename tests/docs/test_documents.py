@@ -32,6 +32,7 @@ from fedloom.experiment.schema import parameters
 from fedloom.experiment.spec import Experiment
 from fedloom.experiment.tree import toml_value
 from fedloom.runtime.policy import RoundPolicy
+from fedloom.runtime.simulation import Simulation
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -234,7 +235,8 @@ def test_the_readme_lists_what_there_is(group: str) -> None:
 
 def test_the_reference_has_every_key_with_its_default() -> None:
     documented = tables_of(REFERENCE)
-    builders: dict[str, Callable[..., Any]] = {"Top level": Experiment, "Local work": Schedule, "Policy": RoundPolicy}
+    builders: dict[str, Callable[..., Any]] = {"Top level": Experiment, "Local work": Schedule, "Policy": RoundPolicy,
+                                              "Simulation": Simulation}  # fmt: skip
     for group in {heading.split("/")[0] for heading in documented} - builders.keys():
         names = own_names(f"fedloom.{group.lower()}")
         builders |= {f"{group}/{name}": catalogue.builder(f"fedloom.{group.lower()}", name) for name in names}

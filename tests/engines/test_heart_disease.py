@@ -18,6 +18,7 @@ import pytest
 
 import fedloom
 from fedloom import local
+from fedloom.core.ids import ClientId
 from fedloom.core.schedule import Schedule
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -145,3 +146,24 @@ def test_a_run_over_the_hospitals_is_the_same_run_however_it_is_worked_through()
         .model_sha256
     )
     assert len({run(), run(workers=2), run(strict=True)}) == 1
+
+
+def test_three_hospitals_gain_and_switzerland_has_no_auroc_of_its_own() -> None:
+    result = local().run(experiment(fedloom.fedsgd(1 / smoothness()), rounds=300, compare=True))
+    assert result.worth is not None
+    verdicts = {client: each.verdict for client, each in result.worth.clients.items()}
+    assert verdicts == {"cleveland": "gains", "hungarian": "gains", "switzerland": "not compared", "va": "gains"}
+    assert result.worth.words[0].startswith("3 of 3 clients compared gain from joining: cleveland, hungarian, va.")
+    alone = result.worth.clients[ClientId("switzerland")]
+    assert "all of its 30 training rows are of one class" in alone.words and "no AUROC of its own" in alone.words
+    assert result.comparison is not None
+    assert result.comparison.clients[ClientId("switzerland")]["local/auroc"] is None
+    baselines = json.loads((SHARED / "BASELINES.json").read_text())["heart_disease"]["by_hospital"]["silos"]
+    for place, hospital in enumerate(HOSPITALS):
+        reference, figures = baselines[str(place)], result.comparison.clients[ClientId(hospital)]
+        assert figures["pooled/auroc"] == pytest.approx(reference["pooled_on_silo_test"]["auroc"], abs=2e-3)
+        assert figures["pooled/log_loss"] == pytest.approx(reference["pooled_on_silo_test"]["logloss"], abs=2e-3)
+        if hospital != "switzerland":
+            assert figures["local/auroc"] == pytest.approx(reference["local_on_own_test"]["auroc"], abs=5e-3)
+            within = result.worth.clients[ClientId(hospital)].intervals["eval/auroc"]
+            assert within is not None and within.low < within.high

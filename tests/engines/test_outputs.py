@@ -72,7 +72,9 @@ def test_a_model_file_alone_predicts_what_the_run_predicts(tmp_path: Path, exper
     result = local().run(asked, output=tmp_path)
     assert result.folder is not None
     layout, params, metadata = read_model(result.folder / "model.safetensors")
-    assert set(metadata) == {"digest", "schema", "prepared", "model_sha256"}
+    assert set(metadata) == {
+        "digest", "learner", "model_sha256", "preparations", "prepared", "raw", "schema", "versions"
+    }  # fmt: skip
     assert metadata["digest"] == asked.digest == result.digest
     assert metadata["model_sha256"] == result.model_sha256
 
@@ -103,10 +105,11 @@ def test_leaves_of_a_model_file_are_readable_by_other_programs(tmp_path: Path, e
 
 def test_metrics_have_the_names_of_the_table(experiment: Make) -> None:
     result = local().run(experiment(rounds=2, compare=True))
-    figures = {"accuracy", "log_loss", "auroc", "average_precision", "brier"}
-    over = ("", "/mean", "/worst", "/spread")
-    wanted = {f"{phase}/{name}{suffix}" for phase in ("eval", "local", "pooled") for name in figures for suffix in over}
-    assert set(result.metrics) == wanted | {"train/objective", "train/loss", "fit/loss"}
+    figures = {"accuracy", "balanced_accuracy", "log_loss", "auroc", "average_precision", "brier"}
+    over, phases = ("", "/mean", "/worst", "/spread"), ("eval", "local", "pooled")
+    wanted = {f"{phase}/{name}{suffix}" for phase in phases for name in figures for suffix in over}
+    wanted |= {f"{phase}/calibration_error" for phase in phases}
+    assert set(result.metrics) == wanted | {"train/objective", "train/loss", "fit/loss", "step/norm"}
     assert set(result.clients) == {f"c{place}" for place in range(10)}
 
 
@@ -116,7 +119,7 @@ def test_metrics_of_a_regression_are_its_own(experiment: Make) -> None:
     data = fedloom.data.silos(tables, task="regression")
     result = local().run(experiment(rounds=2, data=data, learner=fedloom.ridge(l2=0.1)))
     phases = {f"eval/{name}{suffix}" for name in ("rmse", "r2") for suffix in ("", "/mean", "/worst", "/spread")}
-    assert set(result.metrics) == phases | {"train/objective", "train/loss", "fit/loss"}
+    assert set(result.metrics) == phases | {"train/objective", "train/loss", "fit/loss", "step/norm"}
 
 
 def test_the_objective_is_loss_and_penalty_over_all_training_rows(experiment: Make) -> None:

@@ -123,6 +123,7 @@ def test_a_file_and_the_same_thing_in_python_have_one_digest(patients: Path, mon
         cohort=uniform(10),
         stop=any_of(max_rounds(100), target("train/loss", at_most=0.5)),
         seed=7,
+        evaluate_every=1,
         block=25,
     )
     assert read.experiment.as_json() == experiment.as_json()

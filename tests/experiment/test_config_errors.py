@@ -33,7 +33,7 @@ rounds = 3
 ALGORITHMS = "fedadagrad, fedadam, fedavg, fedavgm, fedprox, fedsgd, fedyogi, scaffold"
 TOP = (
     "an experiment takes data, prepare, learner, algorithm, pipeline, metrics_pipeline, cohort, evaluate_cohort, "
-    "policy, stop, seed, evaluate_every, block, compare, engine, output"
+    "policy, stop, seed, evaluate_every, block, compare, simulate, engine, output"
 )
 LOCAL = "local takes epochs, steps, batch_size, learning_rate, optimizer, clip_norm, weight_decay"
 
@@ -213,7 +213,7 @@ def test_what_a_broken_argument_leads_to_is_not_reported() -> None:
         ("seed.x=1", "seed", "a value, not a table: nothing can be set in it (x)"),
         ("stop.rounds=0", "stop.rounds", "max_rounds(rounds=0): expected 1 or more"),
         ("cohort.name=unifrm", "cohort.name", 'fedloom.cohorts has no "unifrm"; did you mean "uniform"?; it has all, '
-         "poisson, uniform"),
+         "by_size, poisson, uniform"),
         ("mu", "--set", "expected KEY=VALUE, as in --set algorithm.mu=0.1; expected = at character 3 of line 1"),
         ("=1", "--set", "expected KEY=VALUE, as in --set algorithm.mu=0.1; expected a key at character 1 of line 1"),
     ],
@@ -227,7 +227,7 @@ def test_a_wrong_flag_is_told_by_its_text(flag: str, path: str, message: str) ->
 def test_a_flag_beyond_a_list_tells_its_length() -> None:
     assert violations(FILE.replace("[stop]", "[[stop]]"), "stop.2.rounds=1", "stop.x=1", "seed=-1") == [
         "--set stop.2.rounds=1: stop: a list of 1; expected a position from 0 to 1, got 2",
-        "--set stop.x=1: stop: a list of 1; expected a position from 0 to 1, got x",
+        "--set stop.x=1: stop.0.x: unknown key; max_rounds takes rounds",
         "--set seed=-1: seed: seed = -1; expected an integer from 0 to 2**64 - 1",
     ]
 
@@ -240,7 +240,8 @@ def test_a_flag_can_begin_a_list() -> None:
 
 def test_a_line_of_the_file_that_a_flag_makes_wrong_keeps_its_line() -> None:
     assert violations(FILE, "algorithm.name=fedavg") == [
-        "run.toml:9: algorithm.mu: unknown key; fedavg takes local, prox, server, server_lr, weighting"
+        "run.toml:9: algorithm.mu: unknown key; it is a key of fedprox; fedavg takes local, prox, server, server_lr, "
+        "weighting"
     ]
 
 

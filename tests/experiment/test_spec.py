@@ -17,6 +17,7 @@ from fedloom.learners import logistic
 from fedloom.pipeline import chain, clip, mean
 from fedloom.runtime.cohort import uniform
 from fedloom.runtime.policy import RoundPolicy
+from fedloom.runtime.simulation import Daily, Simulation
 from fedloom.runtime.stopping import max_rounds
 
 
@@ -43,6 +44,7 @@ CHANGES: dict[str, Any] = {
     "evaluate_cohort": uniform(2),
     "policy": RoundPolicy(quorum=1),
     "seed": 8,
+    "simulate": Simulation(dropout=0.1),
 }
 
 
@@ -111,6 +113,16 @@ def test_an_experiment_comes_back_from_its_json() -> None:
     assert back.as_json() == BASE.as_json()
     with pytest.raises(ComponentError, match="seed is missing"):
         Experiment.from_json({key: value for key, value in tree.items() if key != "seed"})
+
+
+def test_a_simulated_world_comes_back_from_json_and_without_one_nothing_is_written() -> None:
+    assert "simulate" not in BASE.as_json()
+    world = Simulation(daily=Daily(period=24, share=0.5), absences={"client-0000001": ((3, 5),)}, slow="partial")
+    asked = replace(BASE, simulate=world)
+    back = Experiment.from_json(msgspec.json.decode(canonical_json(asked.as_json())))
+    assert back.digest == asked.digest
+    assert back.as_json() == asked.as_json()
+    assert back.simulate is not None and back.simulate.daily == world.daily
 
 
 def test_json_names_versions() -> None:

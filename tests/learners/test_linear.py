@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, average_precision_score, brier_score_loss, log_loss, r2_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    log_loss,
+    r2_score,
+    roc_auc_score,
+)
 
 from fedloom.core.data import FEATURES, LABEL, ClientDataset, Schema
 from fedloom.core.keys import NO_SECRET, Key, Keys
@@ -60,7 +68,7 @@ def test_the_objective_is_mean_loss_plus_half_l2_of_the_penalised(task: Task, pe
         loss = float(-np.log(probabilities(learner, params, x)[np.arange(25), y]).mean())
     penalty = 0.15 * float((leaves["coef"] ** 2).sum() + penalise * (leaves["intercept"] ** 2).sum())
     assert learner.gradient(params, data).loss == pytest.approx(loss + penalty, rel=1e-12)
-    metrics = learner.evaluate(params, data).metrics
+    metrics = learner.evaluate(params, [data])[0].metrics
     assert metrics["loss"].value == pytest.approx(loss, rel=1e-12)  # type: ignore[union-attr]
     assert metrics["objective"].value == pytest.approx(loss + penalty, rel=1e-12)  # type: ignore[union-attr]
 
@@ -70,8 +78,9 @@ def test_figures_of_classification_are_those_of_sklearn(task: Task) -> None:
     learner = made(task)
     data, params = rows(Key.from_seed(2), 60, task=task), params_of(learner)
     shares, y = probabilities(learner, params, data.arrays[FEATURES]), data.arrays[LABEL]
-    scores = learner.evaluate(params, data).scores
+    scores = learner.evaluate(params, [data])[0].scores
     assert scores["accuracy"] == pytest.approx(accuracy_score(y, shares.argmax(axis=1)))
+    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y, shares.argmax(axis=1)))
     assert scores["log_loss"] == pytest.approx(log_loss(y, shares), rel=1e-12)
     np.testing.assert_allclose(learner.predict(params, data.arrays[FEATURES]), shares, rtol=1e-12)
     if task == "binary":
@@ -86,7 +95,7 @@ def test_figures_of_regression_are_those_of_sklearn() -> None:
     learner = made("regression")
     data, params = rows(Key.from_seed(2), 60, task="regression"), params_of(learner)
     predicted, y = learner.predict(params, data.arrays[FEATURES]), data.arrays[LABEL]
-    scores = learner.evaluate(params, data).scores
+    scores = learner.evaluate(params, [data])[0].scores
     assert scores["rmse"] == pytest.approx(float(np.sqrt(np.mean((predicted - y) ** 2))), rel=1e-12)
     assert scores["r2"] == pytest.approx(r2_score(y, predicted), rel=1e-9)
 
@@ -98,17 +107,18 @@ def test_merged_metrics_of_two_clients_give_the_figures_of_their_rows_together(t
     parts = [
         ClientDataset({k: v[side] for k, v in whole.arrays.items()}, {}) for side in (slice(0, 13), slice(13, None))
     ]
-    merged = merge(*(learner.evaluate(params, part).metrics for part in parts))
-    exact = learner.evaluate(params, whole)
+    merged = merge(*(learner.evaluate(params, [part])[0].metrics for part in parts))
+    exact = learner.evaluate(params, [whole])[0]
+    together = {**learner.figures(exact.metrics), **exact.scores}
     for name, figure in learner.figures(merged).items():
         within = 0.005 if name in ("auroc", "average_precision") else 1e-10
-        assert figure == pytest.approx(exact.scores[name], abs=within), name
+        assert figure == pytest.approx(together[name], abs=within), name
 
 
 def test_a_client_with_one_class_has_no_auroc() -> None:
     data = rows(Key.from_seed(2), 10)
     one = ClientDataset({**data.arrays, LABEL: np.zeros(10, np.int64)}, data.rows)
-    assert made("binary").evaluate(np.zeros(4), one).scores["auroc"] is None
+    assert made("binary").evaluate(np.zeros(4), [one])[0].scores["auroc"] is None
 
 
 @pytest.mark.parametrize("task", ["binary", "classes", "regression"])

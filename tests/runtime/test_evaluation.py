@@ -35,13 +35,13 @@ def test_test_figures_are_over_all_test_rows_and_each_client_has_its_own() -> No
     record = ended.records[-1]  # type: ignore[attr-defined]
     clients = [DATA.client(ClientId(name)).split("test") for name in "abc"]
     pooled = ClientDataset({k: np.concatenate([c.arrays[k] for c in clients]) for k in (FEATURES, LABEL)}, {})
-    exact = LEARNER.evaluate(ended.params, pooled).scores  # type: ignore[attr-defined]
+    exact = LEARNER.evaluate(ended.params, [pooled])[0].scores  # type: ignore[attr-defined]
     for name in ("accuracy", "brier", "log_loss"):
         assert record.metrics[f"eval/{name}"] == pytest.approx(exact[name], rel=1e-12)
     assert record.metrics["eval/auroc"] == pytest.approx(exact["auroc"], abs=0.005)
     assert "eval/objective" not in record.metrics and "train/accuracy" not in record.metrics
     for name, client in zip("abc", clients, strict=True):
-        own = LEARNER.evaluate(ended.params, client).scores  # type: ignore[attr-defined]
+        own = LEARNER.evaluate(ended.params, [client])[0].scores  # type: ignore[attr-defined]
         assert record.clients[name]["eval/auroc"] == own["auroc"], "one client's figure is exact"
         assert record.clients[name]["eval/accuracy"] == own["accuracy"]
     assert record.metrics["eval/accuracy/worst"] == min(record.clients[name]["eval/accuracy"] for name in "abc")

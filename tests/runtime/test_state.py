@@ -20,7 +20,7 @@ from fedloom.errors import CodecError
 from fedloom.learners import logistic
 from fedloom.runtime.coordinator import initial_state
 from fedloom.runtime.ports import MemoryStates, Slot, StoredState, decode_stored, encode_stored
-from fedloom.runtime.record import RoundRecord, series
+from fedloom.runtime.record import FigureTable, RoundRecord, series
 from fedloom.runtime.state import RunState, decode_state, encode_state, peek
 from fedloom.testing import federation, plan_for, simulate
 
@@ -41,7 +41,7 @@ records = st.builds(
     RoundRecord, round=st.integers(1, 99).map(RoundNumber), retry=st.integers(0, 9), program=st.just("train"),
     status=st.sampled_from(["closed", "skipped", "retried"]), invited=st.integers(0, 9),
     included=st.lists(text.map(ClientId), max_size=3).map(tuple), failures=st.lists(failures, max_size=2).map(tuple),
-    metrics=figures, clients=st.dictionaries(text.map(ClientId), figures, max_size=2),
+    metrics=figures, clients=st.dictionaries(text.map(ClientId), figures, max_size=2).map(FigureTable.of),
     bytes_up=st.integers(0, 2**40), bytes_down=st.integers(0, 2**40), seconds=st.floats(0, 1e6),
 )  # fmt: skip
 

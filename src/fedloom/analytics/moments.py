@@ -85,7 +85,9 @@ def _ask(state: MomentsState) -> LocalQuery:
             raise DataError(f"moments: features have shape {features.shape}; expected (rows, {len(mean)})")
         deviations = features - mean  # float64 also where features are float32, because the mean is
         squares = np.zeros_like(mean) if first else np.einsum("ij,ij->j", deviations, deviations)
-        return {PART: np.concatenate([[float(len(features))], deviations.sum(axis=0), squares])}
+        sums = deviations.sum(axis=0)
+        _refuse_missing(sums)
+        return {PART: np.concatenate([[float(len(features))], sums, squares])}
 
     return LocalQuery(read)
 
@@ -108,6 +110,16 @@ def _step(state: MomentsState, aggregate: Aggregate) -> MomentsState:
     # Noise, where there is any, can make the difference negative.
     variance = np.maximum(squares / count - shift**2, 0.0)
     return MomentsState(answered=state.answered + 1, count=count, mean=state.mean + shift, variance=variance)
+
+
+def _refuse_missing(sums: Vector) -> None:
+    """Stop a client whose features cannot be summed, where its rows are: their sum would spoil everybody's."""
+    broken = np.flatnonzero(~np.isfinite(sums))
+    if broken.size:
+        raise DataError(
+            f"moments: {broken.size} columns sum to no finite number (the first is column {broken[0]} from 0): they "
+            "hold missing (NaN) or infinite values. Put impute before this preparation, or leave those rows out"
+        )
 
 
 def _done(state: MomentsState) -> bool:

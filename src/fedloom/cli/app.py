@@ -24,6 +24,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key: algorithm.mu=0.1")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file (TOML).")]
 Folder = Annotated[Path, typer.Option("--output", help="Folder of all runs.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model.safetensors, a run's folder or its id.")]
+Rows = Annotated[Path, typer.Argument(metavar="ROWS.csv", help="Rows as the model was trained on, found by column.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help='A folder, a run id, the start of one, or "last".')]
 
 
@@ -51,11 +53,20 @@ def run(
     file: File,
     overrides: Set = None,
     output: Annotated[Path | None, typer.Option("--output", help="Folder of all runs (over the file's).")] = None,
+    *,
     save_rounds: Annotated[bool, typer.Option("--save-rounds", help="Keep the parameters of every round.")] = False,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", metavar="N", help="N runs, each by the next seed: mean and deviation.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run an experiment to its stop."""
     with exit_on_error(json=json):
+        if seeds is not None:
+            from fedloom.cli.seeds import run_seeds
+
+            run_seeds(file, overrides or [], count=seeds, output=output, save_rounds=save_rounds, json=json)
+            return
         from fedloom.cli.run import run_file
 
         run_file(file, overrides or [], output=output, save_rounds=save_rounds, json=json)
@@ -66,7 +77,7 @@ def resume(
     run: RunName,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the stop: stop.0.rounds=200. All else stays."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the stop: stop.rounds=200. All else stays."),
     ] = None,
     output: Folder = Path("runs"),
     json: Json = False,
@@ -91,6 +102,90 @@ def demo(
         run_demo(seed=seed, output=output, json=json)
 
 
+@app.command()
+def report(run: RunName, output: Folder = Path("runs"), json: Json = False) -> None:
+    """Write a run's report.html again, from its record."""
+    with exit_on_error(json=json):
+        from fedloom.cli.report import write_report
+
+        write_report(run, output, json=json)
+
+
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("experiment.toml"),
+    *,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="classification, regression or images; with --data it is guessed.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="PATH.csv", help="Rows of your own.")] = None,
+    label: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="The column to predict.")] = None,
+    client: Annotated[
+        str | None, typer.Option("--client", metavar="COLUMN", help="The column that says whose a row is.")
+    ] = None,
+    clients: Annotated[
+        int | None, typer.Option("--clients", metavar="N", help="Deal the rows to N simulated clients.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a starter file that runs as it is: on bundled rows, or on a CSV of your own."""
+    with exit_on_error(json=json):
+        from fedloom.cli.new import Wish, write_starter
+
+        wish = Wish(file=file, kind=kind, data=data, label=label, client=client, clients=clients, force=force)
+        write_starter(wish, json=json)
+
+
+@app.command()
+def plan(
+    file: File,
+    overrides: Set = None,
+    no_preparations: Annotated[
+        bool, typer.Option("--no-preparations", help="Ask no client anything: sizes they decide stay unknown.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """List everything that will leave a client, before anything is trained."""
+    with exit_on_error(json=json):
+        from fedloom.cli.plan import plan_file
+
+        plan_file(file, overrides or [], ask=not no_preparations, json=json)
+
+
+@app.command()
+def predict(
+    model: Model,
+    data: Rows,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="A new CSV; else standard output.")] = None,
+    output: Folder = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Predict the rows of a CSV with a trained model, preparations included."""
+    with exit_on_error(json=json):
+        from fedloom.cli.use_model import predict_rows
+
+        predict_rows(model, data, out=out, output=output, json=json)
+
+
+@app.command()
+def evaluate(model: Model, data: Rows, output: Folder = Path("runs"), json: Json = False) -> None:
+    """Compare a trained model with the labels of a CSV: the figures that a run prints."""
+    with exit_on_error(json=json):
+        from fedloom.cli.use_model import evaluate_rows
+
+        evaluate_rows(model, data, output=output, json=json)
+
+
+@app.command()
+def doctor(output: Folder = Path("runs"), json: Json = False) -> None:
+    """Look at this machine: versions, memory, disk, rights, terminal. Uses no network."""
+    with exit_on_error(json=json):
+        from fedloom.cli.doctor import run_doctor
+
+        run_doctor(output, json=json)
+
+
 @runs.command("list")
 def list_(output: Folder = Path("runs"), json: Json = False) -> None:
     """List all runs, oldest first."""
@@ -107,6 +202,46 @@ def show(run: RunName, output: Folder = Path("runs"), json: Json = False) -> Non
         from fedloom.cli.runs import show_run
 
         show_run(run, output, json=json)
+
+
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help='Folders, run ids, starts of them, or "last".')]
+
+
+@runs.command()
+def compare(names: Runs, output: Folder = Path("runs"), json: Json = False) -> None:
+    """Compare runs: figures, curves, and the settings that differ."""
+    with exit_on_error(json=json):
+        from fedloom.cli.compare import compare_runs
+
+        compare_runs(names, output, json=json)
+
+
+@runs.command()
+def export(
+    run: RunName,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder, or a new file NAME.zip.")],
+    output: Folder = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Copy a run's documents, model and figures, without its state."""
+    with exit_on_error(json=json):
+        from fedloom.cli.keeping import export as export_run
+
+        export_run(run, destination, output, json=json)
+
+
+@runs.command()
+def rm(
+    names: Runs,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: Folder = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Remove runs for ever; never one that is going on."""
+    with exit_on_error(json=json):
+        from fedloom.cli.keeping import remove
+
+        remove(names, output, yes=yes, json=json)
 
 
 @config.command("show")

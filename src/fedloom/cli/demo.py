@@ -8,7 +8,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from fedloom.cli.progress import Progress
+from fedloom.cli.progress import progress
+from fedloom.cli.report import report_of
 from fedloom.cli.run import print_result
 from fedloom.cli.tables import bar, figure, marks_for, print_table
 from fedloom.core.component import ComponentSpec
@@ -27,7 +28,7 @@ _BAR = 30
 
 def experiment(seed: int) -> Experiment:
     """Return the experiment of the demonstration; every part of it has a name, so its run can be resumed."""
-    schedule = {"epochs": 1, "batch_size": 16, "learning_rate": 0.1}
+    schedule = {"epochs": 2, "batch_size": 16, "learning_rate": 0.2}
     return Experiment(
         data=ComponentSpec("fedloom.datasets", "hospitals", {"seed": seed}),
         prepare=[ComponentSpec("fedloom.preparations", "standardise", {})],
@@ -41,16 +42,22 @@ def experiment(seed: int) -> Experiment:
 def run_demo(*, seed: int, output: Path, json: bool) -> None:
     """Run the demonstration and print what the federation was worth to each hospital."""
     asked = experiment(seed)
+    width = min(100, shutil.get_terminal_size().columns)
     if not json:
-        width = min(100, shutil.get_terminal_size().columns)
         sys.stdout.write(textwrap.fill(INTRODUCTION, width) + "\n\n")
-    result = local().run(asked, output=output, on_round=() if json else (Progress(ROUNDS),))
+    with progress(ROUNDS) as shown:
+        result = local().run(asked, output=output, on_round=() if json else (shown,))
+    report = report_of(result)
     if json:
-        print_result(result, json=True)
+        print_result(result, json=True, report=report)
         return
     _print_worth(asked, result)
+    assert result.worth is not None, "what is compared is judged"
+    for words in result.worth.words[:1]:
+        sys.stdout.write("\n" + textwrap.fill(f"Worth of joining: {words}", width) + "\n")
     sys.stdout.write(
-        f"\nModel and record: {result.folder}\nLook again:       fedloom runs show last --output {output}\n"
+        f"\nModel and record: {result.folder}\nReport:           {report}\n"
+        f"Look again:       fedloom runs show last --output {output}\n"
     )
 
 

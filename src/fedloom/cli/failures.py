@@ -30,6 +30,9 @@ def exit_on_error(*, json: bool) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
+    except typer.Exit:  # a command that has said all there is to say
+        sys.stdout.flush()
+        raise
     except KeyboardInterrupt:
         fail("interrupted", kind="Interrupted", code=130, json=json)
     except Error as error:

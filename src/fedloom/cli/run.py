@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedloom.cli.output import write_json
-from fedloom.cli.progress import Progress
+from fedloom.cli.progress import progress
+from fedloom.cli.report import report_of
 from fedloom.cli.stored import experiment_of, with_overrides
 from fedloom.core.component import ComponentSpec, Json
 from fedloom.engines import LocalEngine, RunResult
@@ -23,14 +24,15 @@ from fedloom.store.documents import read_outcome
 def run_file(file: Path, overrides: Sequence[str], *, output: Path | None, save_rounds: bool, json: bool) -> None:
     """Run an experiment file and print its summary."""
     settings = read(file, overrides)
-    result = engine_of(settings.engine).run(
-        settings.experiment,
-        output=settings.output if output is None else output,
-        base=settings.base,
-        save_rounds=save_rounds,
-        on_round=() if json else (Progress(rounds_of(settings.experiment, settings.base)),),
-    )
-    print_result(result, json=json)
+    with progress(rounds_of(settings.experiment, settings.base)) as shown:
+        result = engine_of(settings.engine).run(
+            settings.experiment,
+            output=settings.output if output is None else output,
+            base=settings.base,
+            save_rounds=save_rounds,
+            on_round=() if json else (shown,),
+        )
+    print_result(result, json=json, report=report_of(result))
 
 
 def resume_run(name: str, overrides: Sequence[str], *, output: Path, json: bool) -> None:
@@ -40,15 +42,14 @@ def resume_run(name: str, overrides: Sequence[str], *, output: Path, json: bool)
     experiment = replace(experiment, stop=with_overrides(experiment.stop, overrides))
     before = read_outcome(folder)
     new: list[RoundRecord] = []
-    result = engine_of(engine).run(
-        experiment,
-        resume=folder,
-        base=base,
-        on_round=(new.append,) if json else (new.append, Progress(rounds_of(experiment, base))),
-    )
-    if not json and not new and before is not None and before.status.startswith("completed"):
+    with progress(rounds_of(experiment, base)) as shown:
+        result = engine_of(engine).run(
+            experiment, resume=folder, base=base, on_round=(new.append,) if json else (new.append, shown)
+        )
+    unchanged = not new and before is not None and before.status.startswith("completed")
+    if unchanged and not json:
         sys.stdout.write(f"{folder} had completed before; nothing was changed\n")
-    print_result(result, json=json)
+    print_result(result, json=json, report=None if unchanged else report_of(result))
 
 
 def engine_of(table: Mapping[str, Json]) -> LocalEngine:
@@ -67,11 +68,11 @@ def rounds_of(experiment: Experiment, base: Path) -> int | None:
     return rounds
 
 
-def print_result(result: RunResult, *, json: bool) -> None:
-    """Print a result: one JSON object, or the summary."""
+def print_result(result: RunResult, *, json: bool, report: Path | None) -> None:
+    """Print a result: one JSON object, or the summary and where the report is."""
     if json:
         write_json(result.as_json())
     else:
         from fedloom.cli.summary import print_summary
 
-        print_summary(result)
+        print_summary(result, report=report)

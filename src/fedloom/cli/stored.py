@@ -44,7 +44,7 @@ def _named_parts(experiment: Experiment) -> list[ComponentSpec]:
 
 
 def with_overrides(stop: Stop | ComponentSpec, overrides: Sequence[str]) -> Stop | ComponentSpec:
-    """Return a stop with some of its arguments changed; ``stop.0.rounds=200`` as in the experiment file.
+    """Return a stop with some of its arguments changed: ``stop.rounds=200``, of several stops ``stop.0.rounds=200``.
 
     Raises:
         ConfigError: When an override is of another key than the stop's, or the changed stop cannot be built.
@@ -72,11 +72,14 @@ def _override(tables: list[dict[str, Any]], text: str) -> Violation | None:
     key, _, value = text.partition("=")
     path = key.strip().split(".")
     where = f"--set {text}"
+    if len(path) == 2 and path[0] == "stop" and len(tables) == 1:
+        path.insert(1, "0")
     if path[0] != "stop" or len(path) != 3 or not path[1].isdigit() or int(path[1]) >= len(tables):
         return Violation(
             where=where,
             path=key.strip(),
-            message=f"a resume may change the stop and nothing else: stop.0.rounds=200 (stops 0 to {len(tables) - 1})",
+            message="a resume may change the stop and nothing else: "
+            + ("stop.rounds=200" if len(tables) == 1 else f"stop.0.rounds=200 (stops 0 to {len(tables) - 1})"),
         )
     arguments = tables[int(path[1])]["arguments"]
     if path[2] not in arguments:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections import Counter
+from pathlib import Path
 
 from fedloom.cli.progress import in_bytes
 from fedloom.cli.tables import figure, print_table
@@ -12,8 +15,8 @@ from fedloom.engines import RunResult
 FIGURES = ("objective", "loss", "accuracy", "log_loss", "auroc", "average_precision", "brier", "rmse", "r2")
 
 
-def print_summary(result: RunResult) -> None:
-    """Print the summary of a finished run."""
+def print_summary(result: RunResult, *, report: Path | None) -> None:
+    """Print the summary of a finished run, and where its report is."""
     rounds = result.rounds
     out = sys.stdout
     out.write(f"\n{result.status}: {result.reason}\n")
@@ -22,6 +25,10 @@ def print_summary(result: RunResult) -> None:
         f"{len(rounds)} rounds, {in_bytes(result.bytes_up)} up, {in_bytes(result.bytes_down)} down, {seconds:.2f} s\n"
     )
     _print_metrics(result)
+    if result.worth is not None:
+        width = min(100, shutil.get_terminal_size().columns)
+        for words in result.worth.words:
+            out.write(textwrap.fill(words, width) + "\n")
     failed = Counter((f.client, f.kind, f.detail, f.where) for record in result.records for f in record.failures)
     for (client, kind, detail, where), times in sorted(failed.items(), key=lambda item: (-item[1], item[0][:2]))[:10]:
         place = f" ({where})" if where else ""
@@ -33,6 +40,8 @@ def print_summary(result: RunResult) -> None:
     out.write(f"model {result.model_sha256}\n")
     if result.folder is not None:
         out.write(f"run {result.folder}\n")
+    if report is not None:
+        out.write(f"report {report}\n")
 
 
 def _print_metrics(result: RunResult) -> None:

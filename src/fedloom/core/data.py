@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from fedloom.core.component import ComponentSpec, array_digest
@@ -20,12 +21,15 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 FEATURES = "features"
 LABEL = "label"
+TEXTS = "texts"
 _NO_ROWS = slice(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
     """What the columns of every client mean: agreed before round 1, the same at every party.
+
+    ``columns`` are the numbers of a row, in the order of the array ``features``.
 
     Example:
         >>> Schema(("age", "bp"), label="outcome").classes is None
@@ -36,6 +40,8 @@ class Schema:
     label: str | None = None
     classes: tuple[str, ...] | None = None
     """Names of the classes in the order of their indices; None until agreed, and for regression."""
+    texts: tuple[str, ...] = ()
+    """Columns that hold the names of categories: no learner takes them until a preparation has made numbers of them."""
 
 
 class Batch(Struct, frozen=True):
@@ -49,7 +55,9 @@ class ClientDataset(Struct, frozen=True):
     """The rows of one client: arrays of one leading length, and which rows are for what.
 
     ``features`` has shape ``(rows, columns)``, ``label`` shape ``(rows,)``: the label's raw value until classes are
-    agreed, then the index of its class; a number for regression. A split that is absent from ``rows`` is empty.
+    agreed, then the index of its class; a number for regression. Where the schema has texts, ``texts`` of shape
+    ``(rows, texts)`` holds their strings. A missing number is NaN, a missing text is empty. A split that is absent from
+    ``rows`` is empty.
 
     Example:
         >>> data = ClientDataset({"features": np.ones((4, 2)), "label": np.zeros(4)}, {"train": slice(0, 3)})
@@ -133,6 +141,10 @@ class Population(Protocol):
 
     def size(self, index: int) -> int:
         """Return the number of training rows of the client at ``index``."""
+        ...
+
+    def sizes(self) -> npt.NDArray[np.integer[Any]]:
+        """Return the training rows of all clients, shape ``(clients,)``: a view, which costs nothing."""
         ...
 
     @property

@@ -91,8 +91,22 @@ class Learner(Protocol):
         """Return the gradient of the objective over all rows of ``data``."""
         ...
 
-    def evaluate(self, params: Vector, data: ClientDataset) -> EvaluationResult:
-        """Return the metrics of ``params`` over all rows of ``data``."""
+    def evaluate(self, params: Vector, data: Sequence[ClientDataset]) -> Sequence[EvaluationResult]:
+        """Return the metrics of ``params`` over all rows of each client; a client alone is a block of one.
+
+        A client's result has the same bytes in any block. Every client has at least one row.
+        """
+        ...
+
+    def losses(self, params: Vector, data: Sequence[ClientDataset]) -> Sequence[EvaluationResult]:
+        """Return the metrics and scores ``loss`` and ``objective`` alone: what training rows are asked for."""
+        ...
+
+    def predict(self, params: Vector, features: Vector) -> Vector:
+        """Return class probabilities ``(rows, classes)``, or predicted numbers ``(rows,)``.
+
+        Features are as the learner sees them, after preparations. A row's prediction does not depend on the others.
+        """
         ...
 
     def figures(self, metrics: MetricSet) -> Mapping[str, float | None]:

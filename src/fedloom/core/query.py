@@ -21,7 +21,8 @@ class Query(Generic[S, R]):
     """A question asked of all clients: same orders, pipeline, ledger and checkpoint as training.
 
     With the default pipeline of queries the aggregate is the total of the clients' answers. ``R`` is a frozen dataclass
-    of numbers, strings and tuples of them: it stands in the record and in the model file as JSON.
+    of numbers, strings and tuples of them: it stands in the record and in the model file as JSON. A query whose first
+    state is ``done`` asks nothing: its answer was public.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Preparation(Generic[S, R]):
     transform: Callable[[R], Transform]
     report: Callable[[R, Schema], tuple[str, ...]] = lambda _result, _schema: ()
     """What a person should know of the result (a constant column), one sentence each."""
+    fills: bool = False
+    """Whether it puts values in place of missing ones: without such a preparation a missing value is an error."""
     spec: ComponentSpec | None = None
 
 

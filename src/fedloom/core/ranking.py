@@ -2,21 +2,88 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from fedloom.core.params import Vector
 
 BINS = 2048
-"""Bins of a class, even in ``arcsinh(logit)`` over -8 .. 8: fine near the decision, finite in the tails."""
-_HALF = 8.0
+"""Bins of a class, even in ``arcsinh(FINENESS * score)`` over -16 .. 16."""
+FINENESS = 16.0
+"""Scores below 1/16 fall into bins of 0.001, larger ones into bins of 1.6 per cent of themselves, up to 2.8e5."""
+_HALF = 16.0
 
 
-def score_histogram(logits: Vector, positive: npt.NDArray[np.bool_]) -> Vector:
+def score_bins(scores: Vector) -> npt.NDArray[np.int64]:
+    """Return the bin of each score, from 0 up to ``BINS``; a score beyond the last bin falls into it.
+
+    A ranking is the same for any increasing function of its scores, so a learner gives scores whose spread is about 1
+    whatever the fit of its model: both sides of a decision then fall into hundreds of bins, and not into three.
+
+    Example:
+        >>> score_bins(np.array([-1e9, 0.0, 1e9])).tolist()
+        [0, 1024, 2047]
+    """
+    place = np.floor((np.arcsinh(FINENESS * scores.astype(np.float64)) + _HALF) * (BINS / (2 * _HALF)))
+    return np.clip(place, 0, BINS - 1).astype(np.int64)
+
+
+def score_histogram(scores: Vector, positive: npt.NDArray[np.bool_]) -> Vector:
     """Return the counts of negatives by bin, then of positives by bin: shape ``(2 * BINS,)``."""
-    place = np.floor((np.arcsinh(logits.astype(np.float64)) + _HALF) * (BINS / (2 * _HALF)))
-    bins = np.clip(place, 0, BINS - 1).astype(np.int64)
-    return np.bincount(bins + BINS * positive, minlength=2 * BINS).astype(np.float64)
+    return np.bincount(score_bins(scores) + BINS * positive, minlength=2 * BINS).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rankings:
+    """Exact ranking measures of many clients, NaN where a class is absent; arrays of shape ``(clients,)``."""
+
+    auroc: Vector
+    average_precision: Vector
+
+
+def rankings(scores: Vector, positive: npt.NDArray[np.bool_], starts: npt.NDArray[np.int64]) -> Rankings:
+    """Return the exact measures of each client, whose rows lie one after the other from its start on.
+
+    Each client's figures are those of ``auroc`` and ``average_precision``, whoever stands beside it.
+
+    Args:
+        scores: Shape ``(rows,)``.
+        positive: Shape ``(rows,)``.
+        starts: First row of each client, ascending; every client has at least one row.
+
+    Example:
+        >>> rankings(np.array([0.1, 0.9, 0.3]), np.array([False, True, True]), np.array([0, 2])).auroc.tolist()
+        [1.0, nan]
+    """
+    clients = len(starts)
+    owner = np.repeat(np.arange(clients), np.diff(np.append(starts, len(scores))))
+    order = np.lexsort((scores, owner))
+    owner, scores, positive = owner[order], scores[order], positive[order]
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (owner[1:] != owner[:-1]) | (scores[1:] != scores[:-1])
+    tie = np.cumsum(new) - 1
+    ties = int(tie[-1]) + 1
+    of = owner[new]
+    pos, size = np.bincount(tie, weights=positive, minlength=ties), np.bincount(tie, minlength=ties)
+    neg = size - pos
+    first = np.searchsorted(of, np.arange(clients))
+    all_pos, all_neg = np.add.reduceat(pos, first), np.add.reduceat(neg, first)
+    below_neg = np.cumsum(neg) - neg
+    below_neg -= below_neg[first][of]
+    below_pos = np.cumsum(pos) - pos
+    below_pos -= below_pos[first][of]
+    pairs = all_pos * all_neg
+    # Counts of pairs are halves of whole numbers: their sum is exact in any order.
+    right = np.add.reduceat(pos * (below_neg + neg / 2), first)
+    found, seen = all_pos[of] - below_pos, (all_pos + all_neg)[of] - below_pos - below_neg
+    precision = np.add.reduceat(pos * found / seen, first)
+    nothing = np.full(clients, np.nan)
+    return Rankings(
+        np.divide(right, pairs, out=nothing.copy(), where=pairs > 0),
+        np.divide(precision, all_pos, out=nothing, where=all_pos > 0),
+    )
 
 
 def auroc(logits: Vector, positive: npt.NDArray[np.bool_]) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from fedloom.core.component import ComponentSpec, component
 from fedloom.core.data import FEATURES, LABEL, ClientDataset, Population, Schema
@@ -67,6 +68,10 @@ class Numbered:
         """Return the number of training rows of the client at ``index``."""
         del index
         return self.rows
+
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Return the training rows of all clients: one number, seen as many."""
+        return np.broadcast_to(np.int64(self.rows), (self.clients,))
 
     @property
     def examples(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -34,6 +36,8 @@ def arrays(
     test: float = 0.25,
     validation: float = 0.0,
     group: Sequence[object] | Vector | None = None,
+    texts: Sequence[Sequence[object]] | Vector | None = None,
+    text_columns: Sequence[str] = (),
     seed: int = 0,
     task: Task = "classification",
 ) -> Pooled:
@@ -55,6 +59,8 @@ def arrays(
         validation: Share of each client's rows that is held back for validation.
         group: Person of each row. A client's rows of one person are never on two sides, and a partition deals whole
             persons. Two clients who know the same person each split for themselves, as they would in real life.
+        texts: Names of categories, shape ``(n, t)``, beside the numbers; None and NaN are missing ones.
+        text_columns: Names of the columns of ``texts``.
         seed: Governs the partition and the split.
         task: "classification" makes labels indices of classes; "regression" keeps numbers.
 
@@ -71,7 +77,10 @@ def arrays(
         (('no', 'yes'), 'a', 1)
     """
     # Sequences become arrays first: a spec holds the digest of an array, but a list in full, and rows are private.
-    return _arrays(
+    build = _arrays if texts is None else partial(_with_texts, texts=_texts(texts), text_columns=tuple(text_columns))
+    if texts is None and text_columns:
+        raise DataError(f"arrays: text_columns = {list(text_columns)} without texts; give both or neither")
+    return build(
         np.asarray(features),
         np.asarray(label),
         clients=_optional(clients),
@@ -161,25 +170,90 @@ def _arrays(
 ) -> Pooled:
     shares = Shares(test, validation)
     owners = owners_of(clients, partition, name="clients")
-    features = as_features(features)
-    count = len(features)
-    for name, column in [("label", label), ("clients", clients), ("fold", fold), ("group", group)]:
-        if column is not None and column.shape != (count,):
-            raise DataError(
-                f"arrays: {name} has shape {column.shape}; expected ({count},), one for each row of features"
-            )
+    table = _table(as_features(features), label, columns=columns, classes=classes, group=group, task=task)
+    _check_lengths(len(table.features), clients=clients, fold=fold)
+    return pool(table, owners=owners, shares=shares if fold is None else _folds(fold), seed=seed)
+
+
+@component("fedloom.datasets", "arrays")
+def _with_texts(
+    features: Vector,
+    label: Vector,
+    *,
+    texts: Vector,
+    text_columns: tuple[str, ...],
+    clients: Vector | None,
+    partition: Partition | None,
+    columns: tuple[str, ...] | None,
+    classes: tuple[str, ...] | None,
+    fold: Vector | None,
+    test: float,
+    validation: float,
+    group: Vector | None,
+    seed: int,
+    task: Task,
+) -> Pooled:
+    # A builder of its own, so that the spec of rows without texts, and their digest, stay what they are.
+    shares = Shares(test, validation)
+    owners = owners_of(clients, partition, name="clients")
+    numbers = np.empty((len(texts), 0)) if features.shape == (len(texts), 0) else as_features(features)
+    table = _table(numbers, label, columns=columns, classes=classes, group=group, task=task)
+    _check_lengths(len(numbers), clients=clients, fold=fold)
+    if texts.shape != (len(numbers), len(text_columns)) or not text_columns:
+        raise DataError(
+            f"arrays: texts have shape {texts.shape}, for {len(numbers)} rows and {len(text_columns)} text_columns; "
+            "expected a row for each row of features, and a name for each column"
+        )
+    names = (*table.columns.columns, *text_columns)
+    if len(set(names)) != len(names):
+        raise DataError(f"arrays: columns and text_columns have {len(set(names))} different names for {len(names)}")
+    schema = replace(table.columns, texts=text_columns)
+    table = replace(table, columns=schema, texts=texts)
+    return pool(table, owners=owners, shares=shares if fold is None else _folds(fold), seed=seed)
+
+
+def _table(
+    features: Vector,
+    label: Vector,
+    *,
+    columns: tuple[str, ...] | None,
+    classes: tuple[str, ...] | None,
+    group: Vector | None,
+    task: Task,
+) -> Table:
+    _check_lengths(len(features), label=label, group=group)
     label, stratum, names = _labels(label, classes, task)
     named = columns or tuple(f"x{place}" for place in range(features.shape[1]))
     if len(named) != features.shape[1] or len(set(named)) != len(named):
         raise DataError(f"arrays: {len(set(named))} different column names for {features.shape[1]} features")
-    table = Table(
+    return Table(
         features=features,
         label=label,
         stratum=stratum,
         columns=Schema(named, LABEL, names),
         person=None if group is None else persons(group),
     )
-    return pool(table, owners=owners, shares=shares if fold is None else _folds(fold), seed=seed)
+
+
+def _check_lengths(count: int, **columns: Vector | None) -> None:
+    for name, column in columns.items():
+        if column is not None and column.shape != (count,):
+            raise DataError(
+                f"arrays: {name} has shape {column.shape}; expected ({count},), one for each row of features"
+            )
+
+
+def _texts(texts: Sequence[Sequence[object]] | Vector) -> Vector:
+    """Return names of categories as an array of text, missing ones empty."""
+    if isinstance(texts, np.ndarray) and texts.dtype.kind == "U":
+        return texts
+    # Of lists that mix text with numbers NumPy would make text, and of NaN the word.
+    table = np.asarray(texts, dtype=object)
+    return np.array([_name(value) for value in table.ravel().tolist()], dtype=np.str_).reshape(table.shape)
+
+
+def _name(value: object) -> str:
+    return "" if value is None or value != value else label_text(value)  # noqa: PLR0124 (only NaN differs from itself)
 
 
 def owners_of(clients: T | None, partition: Partition | None, *, name: str) -> Partition | T:

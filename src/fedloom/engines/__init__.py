@@ -3,5 +3,6 @@
 from fedloom.engines.comparison import Comparison
 from fedloom.engines.local import LocalEngine, local
 from fedloom.engines.result import RunInterrupted, RunResult
+from fedloom.engines.trained_model import TrainedModel
 
-__all__ = ["Comparison", "LocalEngine", "RunInterrupted", "RunResult", "local"]
+__all__ = ["Comparison", "LocalEngine", "RunInterrupted", "RunResult", "TrainedModel", "local"]

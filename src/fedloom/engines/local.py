@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from fedloom.core.component import ComponentSpec, Json, component
 from fedloom.core.data import FederatedDataset
 from fedloom.core.keys import Key
@@ -22,6 +20,7 @@ from fedloom.engines.prepared_data import PreparedData
 from fedloom.engines.process import log_to, steady_arithmetic
 from fedloom.engines.result import RunInterrupted, RunResult
 from fedloom.engines.rounds import OnRound, Rounds, RoundSettings
+from fedloom.engines.trained_model import MODEL, model_metadata
 from fedloom.errors import ComponentError, StoreError
 from fedloom.experiment.plan import check_data, query_plan, resolve_experiment
 from fedloom.experiment.spec import Experiment
@@ -116,6 +115,9 @@ class LocalEngine:
             RunStopped: When a client could not answer.
         """
         prepared = PreparedData(data)
+        known = query.init(prepared.schema)
+        if query.done(known):
+            return query.result(known)
         plan = query_plan(
             query,
             prepared.schema,
@@ -190,11 +192,10 @@ def _leave(journal: Journal, error: BaseException, *, resumed: bool) -> None:
 
 
 def _write_files(folder: RunFolder, result: RunResult) -> None:
-    metadata = {
-        "digest": result.digest,
-        "schema": msgspec.json.encode(result.schema).decode(),
-        "prepared": msgspec.json.encode(result.prepared).decode(),
-    }
-    write_model(folder.path / "model.safetensors", result.learner.layout, result.params, metadata)
+    metadata = model_metadata(
+        result.model, preparations=result.preparations, prepared=result.prepared, learner=result.learner_spec
+    )
+    metadata["digest"] = result.digest
+    write_model(folder.path / MODEL, result.learner.layout, result.params, metadata)
     if result.history is not None:
         write_rounds(folder.path / "rounds.npz", result.history, result.learner.layout)

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from fedloom.core.component import ComponentSpec, Json
 from fedloom.core.data import SPLITS, FederatedDataset, Split
-from fedloom.core.ids import RoundNumber, RunId
+from fedloom.core.ids import ClientId, RoundNumber, RunId
 from fedloom.core.learner import Learner
 from fedloom.core.params import Vector
 from fedloom.core.query import AnyPreparation
-from fedloom.data import check_rows
+from fedloom.data import Holding, Pooled, check_rows
+from fedloom.data.describe import holding
+from fedloom.data.duplicates import duplicates
+from fedloom.data.lopsided import lopsided
+from fedloom.data.row_checks import grouped_notes
 from fedloom.engines.comparison import MOST_CLIENTS, Comparison, compare
 from fedloom.engines.journal import Journal
 from fedloom.engines.prepared_data import PreparedData
 from fedloom.engines.result import RunResult, Status
 from fedloom.engines.rounds import OnRound, Rounds, RoundSettings
 from fedloom.errors import DataError, PlanError
-from fedloom.experiment.plan import AnyPlan, build_learner, check_data, check_parts, prepare_plan, train_plan
+from fedloom.experiment.plan import (
+    AnyPlan,
+    build_learner,
+    check_data,
+    check_parts,
+    evaluation_period,
+    prepare_plan,
+    train_plan,
+)
 from fedloom.experiment.spec import Experiment
 from fedloom.runtime.coordinator import initial_state
 from fedloom.runtime.ports import Slot, decode_stored
 from fedloom.runtime.state import RunState, decode_state, peek
+from fedloom.runtime.stopping import has_diverged
 from fedloom.store import Saved
 
 QUERY_BLOCK = 64
+_LISTED = 1_000
+"""Clients whose holdings stand in the record one by one."""
 _LOOKED_AT = 10_000
 """Clients whose rows are looked at before round 1; beyond, a client's rows are seen when it is first invited."""
 
@@ -44,6 +59,7 @@ class LocalRun:
         self.data = PreparedData(dataset_of(experiment))
         self.population = check_data(self.data.dataset)
         self.notes: list[str] = []
+        self._held: list[Holding] = []
         self._settings = settings
         self._on_round = on_round
         self._splits: tuple[Split, ...] = ()
@@ -84,15 +100,20 @@ class LocalRun:
         rounds = Rounds(self._settings, self.data, journal, self._on_round)
         begun, phase, prepared = self._restore(saved)
         for number in range(len(self.experiment.prepare)):
-            preparation: AnyPreparation = self.experiment.prepare[number]  # type: ignore[assignment]
+            preparation = self._preparations[number]
             if number >= phase:
-                plan = prepare_plan(self.experiment, number, self.data.schema, self.population)
-                state = self._state(plan, begun if number == phase else None, prepared)
-                state = rounds.run(plan, state, block=QUERY_BLOCK)
-                prepared = (*prepared, msgspec.to_builtins(preparation.query.result(state.server)))
+                query, start = preparation.query, preparation.query.init(self.data.schema)
+                if not query.done(start):
+                    plan = prepare_plan(self.experiment, number, self.data.schema, self.population)
+                    state = self._state(plan, begun if number == phase else None, prepared)
+                    start = rounds.run(plan, state, block=QUERY_BLOCK).server
+                prepared = (*prepared, msgspec.to_builtins(query.result(start)))
             self._adopt(preparation, prepared[number])
         learner = build_learner(self.experiment, self.data.schema)
         plan = self._plan(learner)
+        if any(preparation.fills for preparation in self._preparations):
+            self._check_prepared()
+        self._note_period()
         state = self._state(plan, begun if phase == plan.phase else None, prepared)
         if saved is not None:
             self._restore_clients(plan, state, saved)
@@ -104,19 +125,50 @@ class LocalRun:
     def _plan(self, learner: Learner) -> AnyPlan:
         return train_plan(self.experiment, learner, self.population, self._splits)
 
+    def _note_period(self) -> None:
+        period = evaluation_period(self.experiment, self.population)
+        if self.experiment.evaluate_every is None and period > 1:
+            self.notes.append(
+                f"{len(self.population)} clients evaluate every {period} rounds and after the last: set evaluate_every "
+                "for another period"
+            )
+
     def _adopt(self, preparation: AnyPreparation, result: Json) -> None:
         answer = msgspec.convert(result, type=preparation.query.answer)
         self.notes.extend(preparation.report(answer, self.data.schema))
         self.data.add(preparation.transform(answer))
 
     def _look_at_rows(self) -> tuple[Split, ...]:
-        seen: set[Split] = set()
+        dataset, seen = self.data.dataset, set[Split]()
+        fills = any(preparation.fills for preparation in self._preparations)
+        missing: Literal["allow", "refuse"] = "allow" if fills else "refuse"
+        warnings: dict[ClientId, tuple[str, ...]] = {}
+        held: list[Holding] = []
         for index in range(min(len(self.population), _LOOKED_AT)):
             name = self.population.id(index)
-            data = self.data.dataset.client(name)
-            self.notes.extend(check_rows(name, data, self.data.schema))
+            data = dataset.client(name)
+            warnings[name] = check_rows(name, data, self.data.schema, missing=missing)
+            if len(self.population) <= _LISTED:
+                held.append(holding(name, data, self.data.schema))
             seen.update(split for split in SPLITS if data.count(split))
+        self.notes.extend((*getattr(dataset, "notes", ()), *grouped_notes(warnings)))
+        if isinstance(dataset, Pooled):  # rows that are made when they are asked for are told apart by what makes them
+            self.notes.extend(duplicates(dataset))
+        self._held = held
+        dealt = None if dataset.spec is None else dataset.spec.arguments.get("partition")
+        if dealt is not None and (note := lopsided(held)) is not None:
+            self.notes.append(note)
         return tuple(split for split in SPLITS if split in seen)
+
+    def _check_prepared(self) -> None:
+        """Refuse values that are still missing after the last preparation, before a round is spent on them."""
+        for index in range(min(len(self.population), _LOOKED_AT)):
+            name = self.population.id(index)
+            check_rows(name, self.data.client(name), self.data.schema)
+
+    @property
+    def _preparations(self) -> Sequence[AnyPreparation]:
+        return self.experiment.prepare  # type: ignore[return-value]
 
     def _restore(self, saved: Saved | None) -> tuple[bytes | None, int, tuple[Json, ...]]:
         """Return the saved state, its phase, and the results of the preparations before it."""
@@ -160,7 +212,7 @@ class LocalRun:
         failed = any(record.failures or record.status != "closed" for record in records)
         folder = self.journal.folder
         history = None if self.journal.params is None else [self.journal.params[n] for n in sorted(self.journal.params)]
-        status: Status = "completed with warnings" if failed else "completed"
+        status: Status = "completed with warnings" if failed or has_diverged(state.stopped or "") else "completed"
         return RunResult(
             status=status,
             reason=state.stopped or "",
@@ -173,12 +225,16 @@ class LocalRun:
             records=tuple(records),
             history=None if history is None else np.stack(history),
             notes=tuple(self.notes),
-            comparison=self._compare(learner, plan.start),
+            comparison=self._compare(plan, state, learner),
+            raw=self.data.dataset.schema(),
+            holdings=self._held if len(self.population) <= _LISTED else None,
+            preparations=self._preparations,
+            learner_spec=self.experiment.learner.spec,  # type: ignore[union-attr]
             run_id=None if folder is None else RunId(folder.run_id),
             folder=None if folder is None else folder.path,
         )
 
-    def _compare(self, learner: Learner, start: Vector) -> Comparison | None:
+    def _compare(self, plan: AnyPlan, state: RunState[Any], learner: Learner) -> Comparison | None:
         wanted = self.experiment.compare
         if wanted is None:
             wanted = len(self.population) <= MOST_CLIENTS and learner.capabilities.gradient
@@ -187,7 +243,27 @@ class LocalRun:
         if not learner.capabilities.gradient:
             raise PlanError("compare = true needs a learner that can give its gradient")
         names = [self.population.id(index) for index in range(len(self.population))]
-        return compare(learner, start, [(name, self.data.client(name)) for name in names])
+        return compare(
+            learner,
+            plan.start,
+            {name: self.data.client(name) for name in names},
+            federated=self._model_of(plan, state),
+            key=plan.key.child("compare"),
+        )
+
+    def _model_of(self, plan: AnyPlan, state: RunState[Any]) -> Callable[[ClientId], Vector]:
+        """Return the model that each client got: its personal one where the algorithm has them."""
+        algorithm = plan.algorithm
+        params, broadcast = algorithm.params(state.server), algorithm.broadcast(state.server)
+        personal = algorithm.personal
+        if personal is None:
+            return lambda _client: params
+
+        def model(client: ClientId) -> Vector:
+            kept = self.journal.states.load(client).settle(state.included.get(client)).committed
+            return personal(broadcast, algorithm.client_init(broadcast) if kept is None else kept.state)
+
+        return model
 
 
 def dataset_of(experiment: Experiment) -> FederatedDataset:

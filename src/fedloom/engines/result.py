@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fedloom.core.component import Json
+import msgspec
+
+from fedloom.core.calibration import CalibrationBin
+from fedloom.core.component import ComponentSpec, Json, to_json
 from fedloom.core.data import ClientDataset, Schema, Transform
 from fedloom.core.ids import ClientId, RunId
 from fedloom.core.learner import Learner
 from fedloom.core.params import Vector, model_sha256
+from fedloom.core.query import AnyPreparation
+from fedloom.data import Holding
 from fedloom.engines.comparison import Comparison
+from fedloom.engines.trained_model import TrainedModel
+from fedloom.engines.versions import versions
+from fedloom.engines.worth import Worth
 from fedloom.errors import Error
 from fedloom.runtime.record import Figures, RoundRecord
 
@@ -28,10 +36,15 @@ class RunResult:
     """Why it ended."""
     digest: str
     learner: Learner
+    raw: Schema
+    """Before any preparation: what rows of a person's own must have."""
     schema: Schema
     """After all preparations."""
     transforms: Sequence[Transform]
+    preparations: Sequence[AnyPreparation]
     prepared: Sequence[Json]
+    """What each preparation found."""
+    learner_spec: ComponentSpec | None
     params: Vector
     records: Sequence[RoundRecord]
     """Rounds of training; rounds of preparations come first and have ``program == "query"``."""
@@ -40,6 +53,8 @@ class RunResult:
     notes: Sequence[str]
     """What a person should know about the data and the run."""
     comparison: Comparison | None
+    holdings: Sequence[Holding] | None
+    """Rows and classes by client; None above 1,000 clients."""
     run_id: RunId | None
     folder: Path | None
 
@@ -62,8 +77,24 @@ class RunResult:
     @property
     def clients(self) -> Mapping[ClientId, Figures]:
         """Each client's own figures at the last evaluation."""
-        none: dict[ClientId, Figures] = {}
-        return next((r.clients for r in reversed(self.rounds) if r.clients), none)
+        return next((r.clients.as_dict() for r in reversed(self.rounds) if r.clients), {})
+
+    @property
+    def calibration(self) -> Sequence[CalibrationBin]:
+        """The reliability curve over all test rows at the last evaluation."""
+        return next((r.calibration for r in reversed(self.rounds) if r.calibration), ())
+
+    @property
+    def worth(self) -> Worth | None:
+        """What joining was worth to each client, where it was compared."""
+        return None if self.comparison is None else self.comparison.worth
+
+    @property
+    def model(self) -> TrainedModel:
+        """The final model with its preparations: it predicts raw rows."""
+        return TrainedModel(
+            learner=self.learner, params=self.params, raw=self.raw, schema=self.schema, transforms=self.transforms
+        )
 
     @property
     def bytes_up(self) -> int:
@@ -81,9 +112,7 @@ class RunResult:
 
     def prepare(self, data: ClientDataset) -> ClientDataset:
         """Return raw rows as the model sees them."""
-        for transform in self.transforms:
-            data = transform.apply(data)
-        return data
+        return self.model.prepare(data)
 
     def as_json(self) -> dict[str, Json]:
         """Return the summary that ``--json`` prints."""
@@ -97,7 +126,7 @@ class RunResult:
             "model_sha256": self.model_sha256,
             "rounds": len(self.rounds),
             "metrics": dict(sorted(self.metrics.items())),
-            "clients": {client: dict(figures) for client, figures in self.clients.items()},
+            "clients": self._clients_compared(),
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "seconds": sum(record.seconds for record in self.records),
@@ -106,7 +135,19 @@ class RunResult:
                 for f in failures
             ],
             "notes": list(self.notes),
+            "task": "regression" if self.schema.classes is None else "classification",
+            "classes": to_json(self.schema.classes),
+            "columns": list(self.schema.columns),
+            "holdings": None if self.holdings is None else msgspec.to_builtins(list(self.holdings)),
+            "calibration": msgspec.to_builtins(tuple(self.calibration)) or None,
+            "worth": msgspec.to_builtins(self.worth),
+            "versions": dict(versions()),
         }
+
+    def _clients_compared(self) -> dict[str, Json]:
+        compared = {} if self.comparison is None else self.comparison.clients
+        figures = self.clients
+        return {client: figures.get(client, {}) | compared.get(client, {}) for client in {**figures, **compared}}
 
 
 class RunInterrupted(Error):

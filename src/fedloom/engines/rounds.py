@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,6 +38,18 @@ class RoundSettings:
     strict: bool
 
 
+class Lap:
+    """Time since it was last asked: what every call returns adds up to the whole. A clock set back gives 0."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the seconds since the last call, or since the start."""
+        last, self._last = self._last, time.monotonic()
+        return max(0.0, self._last - last)
+
+
 class Rounds:
     """The loop: orders out, blocks of clients through, effects performed."""
 
@@ -59,19 +71,17 @@ class Rounds:
         coordinator = Coordinator(plan, state, history)
         self.journal.commit(state, ())
         with ThreadPoolExecutor(self.settings.workers, thread_name_prefix="fedloom") as pool:
-            started = time.monotonic()
+            clock = Lap()
             while True:
                 opened = coordinator.open_round()
                 if isinstance(opened, Stopped):
                     break
                 self._work(plan, coordinator, opened, block, pool)
                 with uninterrupted():
-                    closed = self._perform(plan, coordinator, started)
+                    closed = self._perform(plan, coordinator, clock)
                 for record in closed:
                     for call in self.on_round:
                         call(record)
-                if closed:  # training and evaluation of a round are two passes and one record
-                    started = time.monotonic()
         if opened.failed:
             self.journal.write()
             raise RunStopped(_why(opened.reason, self.journal.records))
@@ -142,13 +152,17 @@ class Rounds:
         messages = run_block(nodes, asked)
         with np.errstate(over="ignore"):  # a sum that overflows is told by the check on the aggregate
             for node, message in zip(nodes, messages, strict=True):
-                to.receive(node.client, _through_bytes(message) if self.settings.strict else message)
+                lost = _lost(plan, orders[node.client], node.client)
+                if lost is not None:
+                    to.lose(node.client, lost)
+                else:
+                    to.receive(node.client, _through_bytes(message) if self.settings.strict else message)
 
-    def _perform(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], started: float) -> list[RoundRecord]:
+    def _perform(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], clock: Lap) -> list[RoundRecord]:
         """Perform the effects of a round, commit them together, and write when a write is due."""
         state: RunState[Any] | None = None
         closed: list[RoundRecord] = []
-        while effects := coordinator.advance():
+        while effects := coordinator.advance(clock.seconds()):
             for effect in effects:
                 match effect:
                     case Append():
@@ -156,7 +170,7 @@ class Rounds:
                     case Save():
                         state = effect.state
                     case Closed():
-                        closed.append(replace(effect.record, seconds=max(0.0, time.monotonic() - started)))
+                        closed.append(effect.record)
                     case Keep() | Send():
                         raise PlanError("local runs plain sums without noise; this pipeline needs more")
         self.journal.commit(state, closed)
@@ -165,6 +179,13 @@ class Rounds:
         if self.journal.due():
             self.journal.write()
         return closed
+
+
+def _lost(plan: AnyPlan, order: RoundOrder[Any], client: ClientId) -> Failure | None:
+    """Return the failure that a simulated world makes of a reply: the client has computed and kept its state."""
+    if plan.world is None or order.program != "train":
+        return None
+    return plan.world.failure(plan.round_key(order.round, order.retry), client)
 
 
 def _through_bytes(message: ClientMessage) -> ClientMessage:

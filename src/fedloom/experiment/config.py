@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from fedloom.core.component import Json
+from fedloom.data.absences import read_absences
 from fedloom.errors import ConfigError, Error, Violation
 from fedloom.experiment import catalogue
 from fedloom.experiment.construct import Construction
@@ -26,6 +27,8 @@ RUN_TABLES = ("engine", "output")
 ENGINE = "local"
 FOLDER = "runs"
 DEFAULT = "default"
+ABSENCES: Trail = ("simulate", "absences")
+"""Where the path of a trace may stand in place of a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ def read_text(text: str, overrides: Sequence[str] = (), *, name: str, base: Path
     if source.unreadable:  # nothing else can be said of it
         raise ConfigError(source.ordered())
     walk = Construction(base=base, check=check)
-    experiment = walk.table(Experiment, source.tree, (), also=RUN_TABLES)
+    experiment = walk.table(Experiment, _with_absences(walk, source.tree, base), (), also=RUN_TABLES)
     engine = _engine(walk, source.tree.get("engine", {}))
     output = _output(walk, source.tree.get("output", {}))
     for problem in walk.problems:
@@ -170,6 +173,19 @@ def _odd(value: Json) -> str | None:
     return None
 
 
+def _with_absences(walk: Construction, tree: Mapping[str, Json], base: Path) -> Mapping[str, Json]:
+    """Put what a trace of absences says in place of its path: the experiment, and its digest, hold what happens."""
+    simulate = tree.get("simulate")
+    if not isinstance(simulate, dict) or not isinstance(simulate.get("absences"), str):
+        return tree
+    absences: Json = {}
+    try:
+        absences = read_absences(base / simulate["absences"])
+    except Error as error:
+        walk.fail(ABSENCES, str(error))
+    return {**tree, "simulate": {**simulate, "absences": absences}}
+
+
 def _engine(walk: Construction, tree: Json) -> dict[str, Json]:
     """Check ``[engine]`` against its builder, which is not called: a run does that."""
     if not isinstance(tree, dict):
@@ -213,4 +229,5 @@ def _settings(source: Source, experiment: Experiment, engine: Json, output: Json
 
 
 def _origin(source: Source, place: Trail) -> str:
-    return source.origins[place].where if place in source.origins else DEFAULT
+    written = ABSENCES if place[: len(ABSENCES)] == ABSENCES and place not in source.origins else place
+    return source.origins[written].where if written in source.origins else DEFAULT

@@ -84,7 +84,7 @@ class Construction:
             takes = parameters(builder)
         except Error as error:
             return self.fail((*trail, "name"), str(error), tree, cause=error)
-        made = self._call(builder, name, given, trail=trail, takes=takes)
+        made = self._call(builder, name, given, trail=trail, takes=takes, group=group)
         written = ComponentSpec(group, name, made.written)
         if made.broken or not self.build:
             return Made(None, written.as_json(), made.broken)
@@ -134,6 +134,7 @@ class Construction:
         trail: Trail,
         takes: Mapping[str, Parameter],
         also: Sequence[str] = (),
+        group: str | None = None,
     ) -> dict[str, Made]:
         """Make what is given of the arguments of a builder; a required one that is missing is there, and broken."""
         made = {
@@ -141,7 +142,7 @@ class Construction:
             for key, parameter in takes.items()
             if key in given
         }
-        meant = self._report_unknown(name, given, trail=trail, known=[*takes, *also])
+        meant = self._report_unknown(name, given, trail=trail, known=[*takes, *also], group=group)
         for key, parameter in takes.items():
             if parameter.required and key not in made:
                 made[key] = Made(broken=True)
@@ -173,8 +174,9 @@ class Construction:
         trail: Trail,
         takes: Mapping[str, Parameter],
         also: Sequence[str] = (),
+        group: str | None = None,
     ) -> Made:
-        made = self.arguments(name, given, trail=trail, takes=takes, also=also)
+        made = self.arguments(name, given, trail=trail, takes=takes, also=also, group=group)
         written = self.written(made, takes)
         if not self.build:
             return Made(None, written)
@@ -183,12 +185,12 @@ class Construction:
         return Made(None if wrong else value, written, wrong)
 
     def _report_unknown(
-        self, name: str, given: Mapping[str, Json], *, trail: Trail, known: Sequence[str]
+        self, name: str, given: Mapping[str, Json], *, trail: Trail, known: Sequence[str], group: str | None
     ) -> set[str | None]:
         """Report keys that nothing takes; returns what was probably meant."""
         unknown = {key: catalogue.nearest(key, known) for key in given if key not in known}
         for key, near in unknown.items():
-            offer = f"; did you mean `{near}`?" if near else ""
+            offer = f"; did you mean `{near}`?" if near else _others_that_take(key, group)
             self.fail((*trail, key), f"unknown key{offer}; {name} takes {', '.join(known) or 'nothing'}")
         return set(unknown.values())
 
@@ -228,6 +230,18 @@ class Construction:
         """Note a problem."""
         self.problems.append(Problem(trail, message, cause))
         return Made(None, tree, broken=True)
+
+
+def _others_that_take(key: str, group: str | None) -> str:
+    """Return the end of a message that names the components of a group which take a key, empty where none does."""
+    found = []
+    for name in catalogue.names(group) if group is not None else ():
+        try:
+            if group is not None and key in parameters(catalogue.builder(group, name)):
+                found.append(name)
+        except Error:  # what cannot be loaded here offers nothing
+            continue
+    return f"; it is a key of {', '.join(found)}" if found else ""
 
 
 def _unpacked(group: str, tree: Mapping[str, Json]) -> tuple[Json, Mapping[str, Json]]:

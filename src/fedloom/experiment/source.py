@@ -89,6 +89,7 @@ def _override(source: Source, text: str, origin: Origin) -> None:
     except ValueError as error:
         source.report((FLAG,), f"expected KEY=VALUE, as in {FLAG} algorithm.mu=0.1; {error}", origin=origin)
         return
+    keys = _into_only_items(source.tree, keys)
     value = _parsed(written)
     holder: Json = source.tree
     for depth, key in enumerate(keys):
@@ -113,6 +114,23 @@ def _override(source: Source, text: str, origin: Origin) -> None:
         else:
             source.origins.setdefault(trail, origin)
             holder = holder[place]
+
+
+def _into_only_items(tree: Json, keys: Trail) -> Trail:
+    """Return keys with the position added that a list of one table does not need: ``stop.rounds``."""
+    found: list[str] = []
+    for depth, key in enumerate(keys):
+        if isinstance(tree, list) and len(tree) == 1 and isinstance(tree[0], dict) and not key.isdecimal():
+            found.append("0")
+            tree = tree[0]
+        found.append(key)
+        if isinstance(tree, list) and key.isdecimal() and int(key) < len(tree):
+            tree = tree[int(key)]
+        elif isinstance(tree, dict) and key in tree:
+            tree = tree[key]
+        else:
+            return (*found, *keys[depth + 1 :])
+    return tuple(found)
 
 
 def _note(source: Source, keys: Trail, value: Json, origin: Origin) -> None:

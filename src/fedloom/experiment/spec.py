@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import msgspec
+
 from fedloom.core.algorithm import AnyAlgorithm
 from fedloom.core.component import ComponentSpec, Json, digest_of, spec_of, to_json
 from fedloom.core.data import FederatedDataset
@@ -19,6 +21,7 @@ from fedloom.experiment.tree import dotted, file_form, leaves
 from fedloom.pipeline import Pipeline, mean_pipeline
 from fedloom.runtime.cohort import Cohort, everyone
 from fedloom.runtime.policy import RoundPolicy
+from fedloom.runtime.simulation import Simulation
 from fedloom.runtime.stopping import Stop
 
 NOT_IN_DIGEST = ("stop", "evaluate_every", "compare")
@@ -44,9 +47,11 @@ class Experiment:
         policy: When a round has enough updates.
         stop: When the run ends.
         seed: Of every public random stream.
-        evaluate_every: Rounds from one evaluation of the test rows to the next.
+        evaluate_every: Rounds from one evaluation of the test rows to the next; None: 1 up to 50 clients, above them
+            one more for every 50, so that looking at rows costs less than training. The last round is evaluated.
         block: Clients computed together; None: the planner chooses.
         compare: Train local-only and pooled models beside the federated one; None: up to 50 clients.
+        simulate: Clients that are away, lost or slow; None: a world without these.
 
     Raises:
         ComponentError: When a number is outside its range.
@@ -63,15 +68,16 @@ class Experiment:
     policy: RoundPolicy = field(default_factory=RoundPolicy)
     stop: Stop | ComponentSpec
     seed: int
-    evaluate_every: int = 1
+    evaluate_every: int | None = None
     block: int | None = None
     compare: bool | None = None
+    simulate: Simulation | None = None
 
     def __post_init__(self) -> None:
         """Check every number once, where it is written."""
         if not 0 <= self.seed < 1 << 64:
             raise ComponentError(f"seed = {self.seed}; expected an integer from 0 to 2**64 - 1")
-        if self.evaluate_every < 1:
+        if self.evaluate_every is not None and self.evaluate_every < 1:
             raise ComponentError(f"evaluate_every = {self.evaluate_every}; expected 1 or more")
         if self.block is not None and self.block < 1:
             raise ComponentError(f"block = {self.block}; expected 1 or more")
@@ -84,10 +90,12 @@ class Experiment:
         Raises:
             ComponentError: When the tree is not one, or part of it was made in Python and has no name.
         """
-        known = {item.name for item in dataclasses.fields(Experiment)}
+        known = {item.name for item in dataclasses.fields(Experiment)} - {"simulate"}
         if not known <= tree.keys():
             raise ComponentError(f"not an experiment: {', '.join(sorted(known - tree.keys()))} is missing")
         parts: dict[str, Any] = {key: _revived(key, tree[key]) for key in known}
+        if "simulate" in tree:
+            parts["simulate"] = msgspec.convert(tree["simulate"], type=Simulation)
         return Experiment(**{**parts, "policy": RoundPolicy(**parts["policy"])})
 
     def as_json(self) -> dict[str, Json]:
@@ -97,6 +105,8 @@ class Experiment:
         """
         fields = dataclasses.fields(self)
         tree = {item.name: _completed(to_json(getattr(self, item.name))) for item in fields}
+        if self.simulate is None:  # so that a run without it has the digest that it had before there was one
+            del tree["simulate"]
         return {**tree, "versions": _versions(tree)}
 
     @property

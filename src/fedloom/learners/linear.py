@@ -15,23 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from fedloom.core.component import ComponentSpec, component
-from fedloom.core.data import FEATURES, LABEL, ClientDataset, Schema
+from fedloom.core.data import LABEL, ClientDataset, Schema
 from fedloom.core.keys import NO_SECRET, Key, Keys
 from fedloom.core.learner import Capabilities, Job, LearnerBuilder
-from fedloom.core.metrics import Histogram, Mean, Metric, MetricSet, MetricSpec
+from fedloom.core.metrics import Mean, MetricSet, MetricSpec
 from fedloom.core.params import Dtype, Leaf, ParamSpec, Vector
-from fedloom.core.ranking import (
-    BINS,
-    auroc,
-    auroc_of_counts,
-    average_precision,
-    average_precision_of_counts,
-    score_histogram,
-)
 from fedloom.core.schedule import Schedule
 from fedloom.core.work import EvaluationResult, GradientResult, LocalResult, LocalWork
 from fedloom.errors import ComponentError, DataError
+from fedloom.learners import linear_evaluation
 from fedloom.learners.linear_block import LinearModel, advance, full_batch, group_jobs
+from fedloom.learners.linear_evaluation import probabilities
 from fedloom.learners.linear_loss import LOGISTIC, SOFTMAX, SQUARED, LinearLoss
 
 _CACHE_BYTES = 1_400_000
@@ -59,11 +53,7 @@ class LinearLearner:
     @property
     def evaluation_metrics(self) -> MetricSpec:
         """Sums that the figures are computed from."""
-        loss = self.model.loss
-        if not loss.classes:
-            return MetricSpec(dict.fromkeys(("loss", "objective", "squared_error", "label", "label_squared"), Mean))
-        kinds = {"loss": Mean, "objective": Mean, "accuracy": Mean, "brier": Mean}
-        return MetricSpec(kinds | {"scores": 2 * BINS} if loss is LOGISTIC else kinds)
+        return linear_evaluation.metric_kinds(self.model)
 
     @property
     def block(self) -> int:
@@ -101,66 +91,32 @@ class LinearLearner:
         model.loss.residual(products.logits(rows), labels, weights, trace)
         gradient = products.pull(rows)[0]
         gradient[: model.penalised] += model.l2 * params[0, : model.penalised]
-        loss = float((model.loss.losses(trace) * row_weights).sum()) / count + self.penalty(at)
+        loss = float((model.loss.losses(trace) * row_weights).sum()) / count + model.penalty(at)
         return GradientResult(gradient=gradient, loss=loss, examples=count)
 
-    def penalty(self, params: Vector) -> float:
-        """Return ``l2/2 |w|^2`` over the penalised parameters."""
-        penalised = params[: self.model.penalised].astype(np.float64)
-        return self.model.l2 / 2 * float(penalised @ penalised)
+    def evaluate(self, params: Vector, data: Sequence[ClientDataset]) -> Sequence[EvaluationResult]:
+        """Return the metrics of ``params`` over the rows of each client, and its exact figures."""
+        return linear_evaluation.evaluate(self.model, params, data)
 
-    def evaluate(self, params: Vector, data: ClientDataset) -> EvaluationResult:
-        """Return the metrics of ``params`` over the rows of ``data``, and this client's exact figures."""
-        model, labels = self.model, np.asarray(data.arrays[LABEL], self.model.label_dtype)
-        count = len(labels)
-        rows = np.ascontiguousarray(data.arrays[FEATURES], model.dtype)[None]
-        block = np.asarray(params, model.dtype)[None]
-        residual = np.empty((1, count, model.outputs), model.dtype)
-        z = model.products(block, np.empty_like(block), residual).logits(rows)[0].astype(np.float64)
-        trace = np.empty((2, 1, count))
-        model.loss.residual(z[None].copy(), labels[None], np.ones((1, count)), trace)
-        losses = model.loss.losses(trace)[0]
-        objective = float((losses * model.row_weights(labels)).sum()) + count * self.penalty(params)
-        metrics: dict[str, Metric] = {"loss": Mean(float(losses.sum()), count), "objective": Mean(objective, count)}
-        exact: dict[str, float | None] = {}
-        if not model.loss.classes:
-            error, y = z[:, 0] - labels, labels.astype(np.float64)
-            for name, terms in (("squared_error", error * error), ("label", y), ("label_squared", y * y)):
-                metrics[name] = Mean(float(terms.sum()), count)
-        else:
-            shares = _probabilities(z)
-            metrics["accuracy"] = Mean(float((shares.argmax(axis=1) == labels).sum()), count)
-            metrics["brier"] = Mean(float(_brier(shares, labels).sum()), count)
-            if model.loss is LOGISTIC:
-                metrics["scores"] = Histogram(score_histogram(z[:, 0], labels == 1))
-                exact = {
-                    "auroc": auroc(z[:, 0], labels == 1),
-                    "average_precision": average_precision(z[:, 0], labels == 1),
-                }
-        return EvaluationResult(metrics, {**self.figures(metrics), **exact})
+    def losses(self, params: Vector, data: Sequence[ClientDataset]) -> Sequence[EvaluationResult]:
+        """Return loss and objective over the rows of each client, and nothing else."""
+        return linear_evaluation.losses(self.model, params, data)
 
     def figures(self, metrics: MetricSet) -> Mapping[str, float | None]:
         """Return what people read from merged metrics; ranking measures come from the histograms."""
-        values = {name: metric.value for name, metric in metrics.items() if isinstance(metric, Mean)}
-        if not all(math.isfinite(value) for value in values.values()):
-            return dict.fromkeys(values)
-        if not self.model.loss.classes:
-            variance = values["label_squared"] - values["label"] ** 2
-            r2 = 1 - values["squared_error"] / variance if variance > 0 else None
-            rmse = math.sqrt(values["squared_error"])
-            return {"loss": values["loss"], "objective": values["objective"], "rmse": rmse, "r2": r2}
-        figures: dict[str, float | None] = {**values, "log_loss": values["loss"]}
-        scores = metrics.get("scores")
-        if isinstance(scores, Histogram):
-            figures["auroc"] = auroc_of_counts(scores.counts)
-            figures["average_precision"] = average_precision_of_counts(scores.counts)
-        return figures
+        return linear_evaluation.merged_figures(metrics)
 
     def predict(self, params: Vector, features: Vector) -> Vector:
-        """Return class probabilities ``(rows, classes)``, or predicted numbers ``(rows,)`` for regression."""
+        """Return class probabilities ``(rows, classes)``, or predicted numbers ``(rows,)`` for regression.
+
+        A row's prediction has the same bytes in any company: its logits are dot products of their own.
+        """
         coef, intercept = self.model.split(np.asarray(params, self.model.dtype)[None])
-        z = features.astype(self.model.dtype, copy=False) @ coef[0].T + (0 if intercept is None else intercept[0])
-        return _probabilities(z.astype(np.float64)) if self.model.loss.classes else z[:, 0]
+        rows = np.ascontiguousarray(features, self.model.dtype)
+        z = np.vecdot(rows[:, None, :], coef)
+        if intercept is not None:
+            z += intercept[0]
+        return probabilities(z.astype(np.float64)) if self.model.loss.classes else z[:, 0]
 
     def _within_memory(self, jobs: Sequence[Job], positions: Sequence[int]) -> list[Sequence[int]]:
         """Cut a group so that its padded rows stay small; a cut changes no bytes."""
@@ -169,23 +125,6 @@ class LinearLearner:
         each = rows * self.model.features * self.model.dtype.itemsize
         most = max(1, _BLOCK_BYTES // max(each, 1))
         return [positions[i : i + most] for i in range(0, len(positions), most)]
-
-
-def _probabilities(z: Vector) -> Vector:
-    """Return class probabilities of logits ``(rows, outputs)``; one logit means two classes."""
-    if z.shape[1] == 1:
-        positive = (1.0 + np.tanh(z / 2)) / 2
-        return np.concatenate([1.0 - positive, positive], axis=1)
-    shifted = np.exp(z - z.max(axis=1, keepdims=True))
-    shares: Vector = shifted / shifted.sum(axis=1, keepdims=True)
-    return shares
-
-
-def _brier(shares: Vector, labels: Vector) -> Vector:
-    """Return the squared error of each row's probabilities: of the positive class for two classes, else of all."""
-    truth: Vector = np.eye(shares.shape[1])[labels]
-    errors: Vector = (shares - truth) ** 2
-    return errors[:, 1] if shares.shape[1] == 2 else errors.sum(axis=1)
 
 
 @component("fedloom.learners")

@@ -81,6 +81,11 @@ class LinearModel:
         """Return the class weight of each label, 1.0 without class weights."""
         return 1.0 if self.class_weights is None else self.class_weights[labels]
 
+    def penalty(self, params: Vector) -> float:
+        """Return ``l2/2 |w|^2`` over the penalised parameters."""
+        penalised = params[: self.penalised].astype(np.float64)
+        return self.l2 / 2 * float(penalised @ penalised)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Products:

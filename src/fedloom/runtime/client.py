@@ -246,9 +246,11 @@ def _advance(program: Program[C], reply: ClientReply | None) -> ClientRequest | 
 def _answer(
     programs: Sequence[Program[C]], requests: dict[int, ClientRequest], wave: int
 ) -> dict[int, ClientReply | Outcome[C]]:
-    """Answer one wave: local work of all clients together, the other requests one by one."""
+    """Answer one wave: local work and evaluations of all clients together, the other requests one by one."""
     work = {position: request for position, request in requests.items() if isinstance(request, LocalWork)}
+    looks = {position: request for position, request in requests.items() if isinstance(request, LocalEvaluation)}
     answers: dict[int, ClientReply | Outcome[C]] = dict(_fit_block(programs, work, wave))
+    answers.update(_evaluate_block(programs, looks))
     for position, request in requests.items():
         if position not in answers:
             answers[position] = _reply(programs[position], request, wave)
@@ -269,6 +271,27 @@ def _fit_block(programs: Sequence[Program[C]], work: dict[int, LocalWork], wave:
         return {}
 
 
+def _evaluate_block(programs: Sequence[Program[C]], looks: dict[int, LocalEvaluation]) -> dict[int, EvaluationResult]:
+    """Evaluate a block, clients of one model and split together; when that raises, return nothing, as above."""
+    together: dict[tuple[int, str], list[int]] = {}
+    for position, request in looks.items():
+        together.setdefault((id(request.params), request.split), []).append(position)
+    results: dict[int, EvaluationResult] = {}
+    try:
+        for positions in together.values():
+            request = looks[positions[0]]
+            held = [position for position in positions if programs[position].node.data.count(request.split)]
+            results |= dict.fromkeys(positions, EvaluationResult({}))
+            if held:
+                found = _evaluate(programs[held[0]], request, [programs[position].node.data for position in held])
+                results.update(zip(held, found, strict=True))
+    except Exception:
+        if any(programs[position].node.debug for position in looks):
+            raise
+        return {}
+    return results
+
+
 def _reply(program: Program[C], request: ClientRequest, wave: int) -> ClientReply | Outcome[C]:
     """Answer one request of one program; an exception is that client's crash."""
     try:
@@ -280,7 +303,8 @@ def _reply(program: Program[C], request: ClientRequest, wave: int) -> ClientRepl
             case LocalQuery():
                 return QueryResult(request.read(program.train))
             case LocalEvaluation():
-                return _evaluate(program, request)
+                data = program.node.data
+                return _evaluate(program, request, [data])[0] if data.count(request.split) else EvaluationResult({})
             case _:
                 raise PlanError(
                     f"a client program asked for a {type(request).__name__}; it may ask for a ClientRequest"
@@ -297,11 +321,12 @@ def _job(program: Program[Any], work: LocalWork, wave: int) -> Job:
     return Job(work, program.train, Keys(context.key.child("wave", wave), program.node.secret))
 
 
-def _evaluate(program: Program[Any], request: LocalEvaluation) -> EvaluationResult:
-    data = program.node.data
-    if data.count(request.split) == 0:
-        return EvaluationResult({})
-    return _learner(program).evaluate(request.params, data.split(request.split))
+def _evaluate(
+    program: Program[Any], request: LocalEvaluation, data: Sequence[ClientDataset]
+) -> Sequence[EvaluationResult]:
+    learner, split = _learner(program), request.split
+    asked = learner.losses if split == "train" else learner.evaluate
+    return asked(request.params, [each.split(split) for each in data])
 
 
 def _learner(program: Program[Any]) -> Learner:

@@ -9,6 +9,7 @@ bytes.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -23,14 +24,15 @@ from fedloom.core.messages import ClientMessage, Failure, Program, RoundOrder
 from fedloom.core.params import Vector
 from fedloom.core.update import Aggregate
 from fedloom.core.wire import SumInfo
-from fedloom.errors import AlgorithmError, Error
+from fedloom.errors import AlgorithmError, DataError, Error
 from fedloom.runtime.blame import blame
 from fedloom.runtime.effects import Append, Closed, Effect, Keep, Save, Send
 from fedloom.runtime.open_round import OpenRound, bytes_down
 from fedloom.runtime.plan import RunPlan
-from fedloom.runtime.record import RoundRecord
+from fedloom.runtime.record import Figures, FigureTable, RoundRecord
 from fedloom.runtime.state import RunState
-from fedloom.runtime.summary import client_figures, evaluation_figures, fit_figures
+from fedloom.runtime.stopping import STEP_NORM
+from fedloom.runtime.summary import calibration_of, client_figures, evaluation_figures, fit_figures
 
 S = TypeVar("S")
 B = TypeVar("B")
@@ -84,6 +86,7 @@ class Coordinator(Generic[S, B, C]):
         self._secret: SecretKey = NO_SECRET if secret is None else secret
         self._open: OpenRound | None = None
         self._closing: Iterator[Sequence[Effect]] | None = None
+        self._seconds = 0.0
 
     @property
     def state(self) -> RunState[S]:
@@ -117,7 +120,9 @@ class Coordinator(Generic[S, B, C]):
         round_number = RoundNumber(state.round if evaluating else state.round + 1)
         cohort = plan.evaluation.cohort if evaluating and plan.evaluation is not None else plan.cohort
         key = plan.round_key(round_number, state.retry)
-        drawn = cohort.draw(key.child(f"{program} cohort"), len(plan.population), away)
+        if plan.world is not None and program == "train":
+            away = _union(away, plan.world.away(key, round_number, plan.population))
+        drawn = cohort.draw(key.child(f"{program} cohort"), plan.population, away)
         clients = [plan.population.id(index) for index in drawn.tolist()]
         algorithm, exchange = plan.program_of(program)
         template: RoundOrder[Any] = RoundOrder(
@@ -163,10 +168,16 @@ class Coordinator(Generic[S, B, C]):
         if self._open is not None:
             self._open.merge(part)
 
-    def advance(self) -> Sequence[Effect]:
-        """Return the effects up to the next thing that must be durable; empty: it waits for messages, or is done."""
+    def advance(self, seconds: float = 0.0) -> Sequence[Effect]:
+        """Return the effects up to the next thing that must be durable; empty: it waits for messages, or is done.
+
+        Args:
+            seconds: By the engine's clock, since the last time it said so: the record of the round gets them, and a
+                stop may read them there.
+        """
         if self._open is None:
             return ()
+        self._seconds += seconds
         if self._closing is None:
             match self._open.server.advance():
                 case Continue(messages):
@@ -201,7 +212,8 @@ class Coordinator(Generic[S, B, C]):
             yield [Keep(released=released, included=included, round=order.round, retry=order.retry)]
         aggregate, stages = self._aggregate(released, len(included))
         server = self._step(aggregate)
-        record = opened.record("closed", included, fit_figures(aggregate.metrics))
+        figures = fit_figures(aggregate.metrics) | self._moved(server)
+        record = self._timed(opened.record("closed", included, figures))
         self._state = replace(
             self._state,
             round=order.round,
@@ -227,7 +239,8 @@ class Coordinator(Generic[S, B, C]):
         metrics = opened.exchange.read_metrics(decoded)
         clients = {client: client_figures(opened.scores[client]) for client in included if opened.scores.get(client)}
         figures = evaluation_figures(learner, evaluation.splits, metrics, clients)
-        yield self._finish_round(opened.extend(record, figures, clients))
+        calibration = calibration_of(metrics)
+        yield self._finish_round(self._timed(opened.extend(record, figures, FigureTable.of(clients), calibration)))
 
     def _close_short(self, reason: str) -> Iterator[Sequence[Effect]]:
         opened, policy = self._opened, self._plan.policy
@@ -235,16 +248,16 @@ class Coordinator(Generic[S, B, C]):
         if order.program == "evaluate":
             record = self._state.pending
             assert record is not None, "an evaluation round has a pending record"
-            yield self._finish_round(opened.extend(record, {}, {}))
+            yield self._finish_round(self._timed(opened.extend(record, {})))
             return
         if not opened.cohort or policy.on_short == "skip":
             self._state = replace(self._state, round=order.round, retry=0)
-            yield self._finish_round(opened.record("skipped", (), {}))
+            yield self._finish_round(self._timed(opened.record("skipped", (), {})))
             return
         stop = policy.on_short == "stop" or order.retry >= policy.retries
         log.warning("round=%s retry=%s short: %s", order.round, order.retry, reason)
         self._state = replace(self._state, retry=policy.retries + 1 if stop else order.retry + 1)
-        record = opened.record("retried", (), {})
+        record = self._timed(opened.record("retried", (), {}))
         self._records.append(record)
         self._state = replace(self._state, records=self._state.records + 1)
         yield [Closed(record), Save(self._state)]
@@ -258,6 +271,20 @@ class Coordinator(Generic[S, B, C]):
         self._state = replace(self._state, pending=None, records=self._state.records + 1, stopped=stopped)
         # The record first: a state counts the records before it, and a record whose state was not saved is cut off.
         return [Closed(record), Save(self._state)]
+
+    def _timed(self, record: RoundRecord) -> RoundRecord:
+        """Return a record with the seconds that have not been put in one."""
+        record = replace(record, seconds=record.seconds + self._seconds)
+        self._seconds = 0.0
+        return record
+
+    def _moved(self, server: S) -> Figures:
+        """Return how far a step took the published parameters."""
+        if self._plan.program != "train":
+            return {}
+        params = self._plan.algorithm.params
+        change = params(server).astype(np.float64) - params(self._state.server)
+        return {STEP_NORM: math.sqrt(float(np.square(change).sum()))}
 
     def _evaluation_due(self, record: RoundRecord) -> bool:
         evaluation = self._plan.evaluation
@@ -295,6 +322,8 @@ class Coordinator(Generic[S, B, C]):
             server = algorithm.step(self._state.server, aggregate)
             params = algorithm.params(server)
         except Exception as error:
+            if self._plan.program == "query" and isinstance(error, DataError):
+                raise  # what the clients hold has no answer: the rows or the setting are to blame, not the step
             raise AlgorithmError(
                 f"round {aggregate.round}: the server step of {algorithm.name} raised {type(error).__name__}: {error} "
                 f"({blame(error)}). Nothing of this round was committed: mend it and resume"
@@ -319,3 +348,9 @@ class Coordinator(Generic[S, B, C]):
     def _opened(self) -> OpenRound:
         assert self._open is not None, "a round is closed only when it is open"
         return self._open
+
+
+def _union(one: npt.NDArray[np.int64] | None, other: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return np.union1d(one, other)

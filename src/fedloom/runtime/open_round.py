@@ -12,12 +12,13 @@ import numpy as np
 
 from fedloom.core import codec
 from fedloom.core.aggregator import Payload
+from fedloom.core.calibration import CalibrationBin
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import Keys
 from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, Failure, Refused, RoundOrder
 from fedloom.errors import Error
 from fedloom.runtime.exchange import Exchange
-from fedloom.runtime.record import Figures, RoundRecord
+from fedloom.runtime.record import NO_FIGURES, Figures, FigureTable, RoundRecord
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class OpenRound:
         self.bytes_up = 0
         self.bytes_down = 0
         self._waiting = set(cohort)
-        self._vector_bytes: int | None = None
+        self._vector_bytes: dict[tuple[tuple[str, type], ...], int] = {}
 
     def receive(self, sender: ClientId, message: ClientMessage) -> None:
         """Take one client's message, once."""
@@ -105,12 +106,19 @@ class OpenRound:
             bytes_down=self.bytes_down,
         )
 
-    def extend(self, record: RoundRecord, metrics: Figures, clients: dict[ClientId, Figures]) -> RoundRecord:
+    def extend(
+        self,
+        record: RoundRecord,
+        metrics: Figures,
+        clients: FigureTable = NO_FIGURES,
+        calibration: tuple[CalibrationBin, ...] = (),
+    ) -> RoundRecord:
         """Return the record of the training round that this evaluation belongs to, with both."""
         return replace(
             record,
             metrics={**record.metrics, **metrics},
             clients=clients,
+            calibration=calibration,
             failures=(*record.failures, *self._failures()),
             bytes_up=record.bytes_up + self.bytes_up,
             bytes_down=record.bytes_down + self.bytes_down,
@@ -150,12 +158,16 @@ class OpenRound:
         self.server.lose(client)
 
     def _length(self, message: ClientMessage) -> int:
-        """Return the length of a message on the wire; vectors of one round differ in nothing that changes it."""
-        if not isinstance(message, AggregatorMessage) or message.scores or not isinstance(message.payload, np.ndarray):
+        """Return the length of a message on the wire.
+
+        Vectors of one round differ in nothing that changes it, and scores in which of them have no value.
+        """
+        if not isinstance(message, AggregatorMessage) or not isinstance(message.payload, np.ndarray):
             return codec.encoded_length(message)
-        if self._vector_bytes is None:
-            self._vector_bytes = codec.encoded_length(message)
-        return self._vector_bytes
+        form = tuple([(name, type(value)) for name, value in message.scores.items()])
+        if form not in self._vector_bytes:
+            self._vector_bytes[form] = codec.encoded_length(message)
+        return self._vector_bytes[form]
 
 
 def bytes_down(template: RoundOrder[Any], orders: Mapping[ClientId, RoundOrder[Any]]) -> int:

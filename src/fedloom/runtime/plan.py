@@ -31,6 +31,7 @@ from fedloom.pipeline import Pipeline
 from fedloom.runtime.cohort import Cohort
 from fedloom.runtime.exchange import Exchange, exchange
 from fedloom.runtime.policy import RoundPolicy
+from fedloom.runtime.simulation import World
 from fedloom.runtime.stopping import Stop
 from fedloom.runtime.summary import TRAIN_FIGURES
 
@@ -73,6 +74,8 @@ class RunPlan(Generic[S, B, C]):
     evaluation: Evaluation | None = None
     done: Callable[[S], bool] | None = None
     """Of a query: whether the state holds its answer."""
+    world: World | None = None
+    """Of a simulation: who is away, lost and slow."""
 
     def round_key(self, round_number: int, retry: int) -> Key:
         """Return the key that all public randomness of a round hangs below."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
+from fedloom.core.calibration import CalibrationBin, calibration_bins
 from fedloom.core.data import Split
 from fedloom.core.ids import ClientId
 from fedloom.core.learner import Learner
-from fedloom.core.metrics import Mean, MetricSet
+from fedloom.core.metrics import Histogram, Mean, MetricSet
 from fedloom.runtime.record import Figures
 from fedloom.runtime.stopping import falls
 
@@ -48,15 +50,25 @@ def evaluation_figures(
     return figures
 
 
+def calibration_of(metrics: MetricSet) -> tuple[CalibrationBin, ...]:
+    """Return the reliability curve of the test rows of all clients, where the learner counts one."""
+    counts = metrics.get("test/calibration")
+    return calibration_bins(counts.counts) if isinstance(counts, Histogram) else ()
+
+
 def client_figures(scores: Mapping[str, float | None]) -> Figures:
     """Return a client's scores, named ``split/name``, under the names of the record."""
-    figures: Figures = {}
-    for name, value in scores.items():
-        split, figure = name.split("/", 1)
-        for known, phase in PHASES.items():
-            if split == known and _reported(known, figure):
-                figures[f"{phase}/{figure}"] = value
-    return figures
+    named = ((_in_record(name), value) for name, value in scores.items())
+    return {name: value for name, value in named if name is not None}
+
+
+@functools.lru_cache(maxsize=256)
+def _in_record(score: str) -> str | None:
+    """Return the name in the record of a score ``split/name``; None where it is not reported."""
+    split, figure = score.split("/", 1)
+    return next(
+        (f"{phase}/{figure}" for known, phase in PHASES.items() if split == known and _reported(known, figure)), None
+    )
 
 
 def over_clients(name: str, values: Sequence[float | None]) -> Figures:

@@ -6,7 +6,7 @@ Both are for people and for the index. A resume reads neither: what it needs is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
@@ -60,7 +60,8 @@ class _Record:
     status: Status
     rounds: int
     summary: dict[str, Json]
-    records: tuple[RoundRecord, ...]
+    records: tuple[Json, ...]
+    """Without the figures of single clients: those stand in ``metrics.csv``."""
 
 
 def encode_head(head: Head) -> bytes:
@@ -94,9 +95,10 @@ def write_record(
     Raises:
         StoreError: When the file cannot be written.
     """
+    trees = tuple(map(_without_clients, records))
     closed = sum(record.status == "closed" and record.program == "train" for record in records)
-    document = _Record(run_id=run_id, status=status, rounds=closed, summary=dict(summary), records=tuple(records))
-    write_text(folder / RECORD, msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    document = _Record(run_id=run_id, status=status, rounds=closed, summary=dict(summary), records=trees)
+    write_text(folder / RECORD, _lines(document) + "\n")
 
 
 def read_outcome(folder: Path) -> Outcome | None:
@@ -107,6 +109,20 @@ def read_outcome(folder: Path) -> Outcome | None:
     """
     path = folder / RECORD
     return _decode(_read(path), Outcome, path) if path.exists() else None
+
+
+def _lines(document: _Record) -> str:
+    """Return a record as JSON for people: the summary indented, each round on a line of its own."""
+    rounds = ",\n    ".join(msgspec.json.encode(tree).decode() for tree in document.records)
+    head = msgspec.json.format(msgspec.json.encode(replace(document, records=())), indent=2).decode()
+    before, _, after = head.rpartition("[]")
+    return f"{before}[\n    {rounds}\n  ]{after}" if rounds else head
+
+
+def _without_clients(record: RoundRecord) -> Json:
+    tree = msgspec.to_builtins(record)
+    del tree["clients"]
+    return tree
 
 
 def _read(path: Path) -> bytes:

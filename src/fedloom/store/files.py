@@ -90,6 +90,21 @@ def read_model(path: Path) -> tuple[ParamSpec, Vector, dict[str, str]]:
     return layout, params, metadata
 
 
+def read_model_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a model file; its arrays stay unread, so that a large one costs nothing.
+
+    Raises:
+        StoreError: When the file is absent, or no header is where one was written.
+    """
+    with explained(path), path.open("rb") as file:
+        data = file.read(8)
+        data += file.read(min(int.from_bytes(data, "little"), path.stat().st_size))
+    try:
+        return _metadata(data)
+    except (msgspec.DecodeError, KeyError) as error:
+        raise damaged(path, error) from error
+
+
 def write_rounds(path: Path, params: Vector, layout: ParamSpec) -> None:
     """Write the params of every round as ``npz``: ``params`` and ``leaves`` (JSON of ``[name, shape, kind]``).
 

@@ -3,6 +3,7 @@
 experiment.json      what was asked, for people
 state.sqlite         all that a resume needs, one transaction per checkpoint
 record.json          what came of it, once it has finished
+metrics.csv          every figure of every round and client, likewise
 lock.sqlite          held by the owner
 owner.json           who that is, for people
 """
@@ -33,6 +34,7 @@ from fedloom.store.events import decode_event, encode_event
 from fedloom.store.faults import damaged, explained
 from fedloom.store.files import sync_folder, write_text
 from fedloom.store.lock import RunLock
+from fedloom.store.rounds import decode_round, encode_round, write_metrics
 from fedloom.store.state_file import StateFile
 
 _STATE = "state.sqlite"
@@ -248,15 +250,14 @@ class RunFolder:
             for client, data in clients:
                 self._state.put("client", client, data)
             for number, record in records:
-                # msgpack, because JSON has no numbers that are not finite and a loss may be one
-                self._state.put("record", number, msgspec.msgpack.encode(record))
+                self._state.put("record", number, encode_round(record))
             for number, data in params:
                 self._state.put("params", number, data)
             for phase, number, retry, event in events:
                 self._state.put_new("event", f"{phase}/{number}/{retry}", encode_event(event))
 
     def finish(self, status: FinalStatus, summary: Mapping[str, Json]) -> None:
-        """Write ``record.json`` and tell the index how the run ended.
+        """Write ``metrics.csv`` and ``record.json``, and tell the index how the run ended.
 
         Args:
             status: How it ended. Every one but the first two can be resumed.
@@ -265,7 +266,9 @@ class RunFolder:
         Raises:
             StoreError: When a file cannot be written, or the records are damaged.
         """
-        write_record(self._path, run_id=self.run_id, status=status, summary=summary, records=self._records())
+        records = self._records()
+        write_metrics(self._path, records)
+        write_record(self._path, run_id=self.run_id, status=status, summary=summary, records=records)
         self._announced = False
         index.refresh(self._path)
 
@@ -298,7 +301,7 @@ class RunFolder:
     def _records(self) -> tuple[RoundRecord, ...]:
         try:
             rows = self._state.rows("record")
-            return tuple(msgspec.msgpack.decode(data, type=RoundRecord) for _, data in rows)
+            return tuple(decode_round(data) for _, data in rows)
         except msgspec.DecodeError as error:
             raise damaged(self._state.path, f"a round does not decode: {error}") from error
 

@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 from fedloom.errors import StoreError
 from fedloom.store.faults import damaged, explained, forbidden, store_error, writable
 
-FORMAT = 1
+FORMAT = 2
 
 _LOG = logging.getLogger(__name__)
 

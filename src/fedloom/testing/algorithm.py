@@ -217,7 +217,7 @@ def _answer(
         case LocalQuery():
             return QueryResult(request.read(data.split("train")))
         case LocalEvaluation():
-            return learner.evaluate(request.params, data.split(request.split))
+            return learner.evaluate(request.params, [data.split(request.split)])[0]
 
 
 def _settled(stored: StoredState, included: tuple[tuple[ClientId, ...], ...], client: ClientId) -> bytes:

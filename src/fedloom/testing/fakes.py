@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from fedloom.core.algorithm import Algorithm, ClientContext, ClientProgram
 from fedloom.core.component import ComponentSpec
@@ -27,7 +28,7 @@ class Names:
     """Population of a ``ListDataset``: clients in name order, with their training rows."""
 
     names: tuple[ClientId, ...]
-    sizes: tuple[int, ...]
+    rows: tuple[int, ...]
 
     def __len__(self) -> int:
         """Return the number of clients."""
@@ -43,12 +44,16 @@ class Names:
 
     def size(self, index: int) -> int:
         """Return the number of training rows of the client at ``index``."""
-        return self.sizes[index]
+        return self.rows[index]
+
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Return the training rows of all clients."""
+        return np.array(self.rows)
 
     @property
     def examples(self) -> int | None:
         """Training rows of all clients together."""
-        return sum(self.sizes)
+        return sum(self.rows)
 
 
 @dataclass(frozen=True, slots=True)

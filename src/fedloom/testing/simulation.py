@@ -208,9 +208,12 @@ def deliveries(
         ]
         for node, message in zip(nodes, run_block(nodes, [orders[node.client] for node in nodes]), strict=True):
             asked = orders[node.client]
-            lost = drop is not None and drop(asked, node.client)
-            failure = Failure(client=node.client, phase=asked.program, kind="lost", detail="dropped by the test")
-            messages.append((node.client, failure if lost else message))
+            failure: Failure | None = None
+            if drop is not None and drop(asked, node.client):
+                failure = Failure(client=node.client, phase=asked.program, kind="lost", detail="dropped by the test")
+            elif plan.world is not None and asked.program == "train":
+                failure = plan.world.failure(plan.round_key(asked.round, asked.retry), node.client)
+            messages.append((node.client, message if failure is None else failure))
     if isinstance(order, Key):
         return [messages[place] for place in permutation(order, len(messages)).tolist()]
     return messages if order == "cohort" else messages[::-1]
