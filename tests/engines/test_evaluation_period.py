@@ -20,7 +20,7 @@ def many(clients: int) -> Any:
     return fedloom.data.arrays(rows, (rows[:, 0] > 3).astype(int), clients=names, test=0.25)
 
 
-@pytest.mark.parametrize(("clients", "every"), [(2, 1), (50, 1), (51, 2), (260, 6)])
+@pytest.mark.parametrize(("clients", "every"), [(2, 1), (40, 1), (41, 2), (220, 6)])
 def test_the_period_follows_the_number_of_clients(experiment: Make, clients: int, every: int) -> None:
     result = fedloom.local().run(experiment(rounds=7, data=many(clients)))
     evaluated = [record.round for record in result.rounds if "eval/accuracy" in record.metrics]

@@ -47,8 +47,8 @@ class Experiment:
         policy: When a round has enough updates.
         stop: When the run ends.
         seed: Of every public random stream.
-        evaluate_every: Rounds from one evaluation of the test rows to the next; None: 1 up to 50 clients, above them
-            one more for every 50, so that looking at rows costs less than training. The last round is evaluated.
+        evaluate_every: Rounds from one evaluation of the test rows to the next; None: 1 up to 40 clients, above them
+            one more for every 40, so that looking at rows costs less than training. The last round is evaluated.
         block: Clients computed together; None: the planner chooses.
         compare: Train local-only and pooled models beside the federated one; None: up to 50 clients.
         simulate: Clients that are away, lost or slow; None: a world without these.
