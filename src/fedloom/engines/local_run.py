@@ -47,6 +47,8 @@ from fedloom.store import Saved
 QUERY_BLOCK = 64
 _LISTED = 1_000
 """Clients whose holdings stand in the record one by one."""
+_NOTES = 4
+"""Clients that are named one by one for each kind of fault in their rows."""
 _LOOKED_AT = 10_000
 """Clients whose rows are looked at before round 1; beyond, a client's rows are seen when it is first invited."""
 
@@ -151,7 +153,7 @@ class LocalRun:
             if len(self.population) <= _LISTED:
                 held.append(holding(name, data, self.data.schema))
             seen.update(split for split in SPLITS if data.count(split))
-        self.notes.extend((*getattr(dataset, "notes", ()), *grouped_notes(warnings)))
+        self.notes.extend((*getattr(dataset, "notes", ()), *grouped_notes(warnings, limit=_NOTES)))
         if isinstance(dataset, Pooled):  # rows that are made when they are asked for are told apart by what makes them
             self.notes.extend(duplicates(dataset))
         self._held = held

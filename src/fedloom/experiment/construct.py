@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedloom.core.component import UNNAMED, ComponentSpec, Json, to_json
-from fedloom.errors import Error
+from fedloom.errors import DataError, Error
 from fedloom.experiment import catalogue
 from fedloom.experiment.schema import Parameter, Shape, convert, parameters
 from fedloom.experiment.tree import Trail, dotted, shown
@@ -215,7 +215,8 @@ class Construction:
                 value = builder(*positional, **named)
             except Exception as error:  # whatever a plug-in's builder may raise
                 message = str(error) if isinstance(error, Error) else f"{name}: {type(error).__name__}: {error}"
-                blamed = _blamed(message, takes)
+                # What is wrong with rows is told by file and line: a word of it that is an argument too means nothing.
+                blamed = set() if isinstance(error, DataError) else _blamed(message, takes)
                 if not blamed & doubtful:
                     place = (*trail, *blamed) if len(blamed) == 1 and blamed <= made.keys() else trail
                     self.fail(place, message, cause=error if isinstance(error, Error) else None)
