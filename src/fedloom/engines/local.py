@@ -15,11 +15,11 @@ from fedloom.core.keys import Key
 from fedloom.core.query import Query
 from fedloom.engines.interrupts import uninterrupted
 from fedloom.engines.journal import Journal
-from fedloom.engines.local_run import QUERY_BLOCK, LocalRun
+from fedloom.engines.local_run import QUERY_BLOCK, LocalRun, RoundSettings
 from fedloom.engines.prepared_data import PreparedData
 from fedloom.engines.process import log_to, steady_arithmetic
 from fedloom.engines.result import RunInterrupted, RunResult
-from fedloom.engines.rounds import OnRound, Rounds, RoundSettings
+from fedloom.engines.rounds import OnRound, Rounds
 from fedloom.engines.trained_model import MODEL, model_metadata
 from fedloom.errors import ComponentError, StoreError
 from fedloom.experiment.plan import check_data, query_plan, resolve_experiment
@@ -127,9 +127,9 @@ class LocalEngine:
             population=check_data(data),
             pipeline=pipeline,
         )
-        loop = Rounds(self._settings, prepared, Journal(folder=None, every_s=self.checkpoint_s), ())
-        with steady_arithmetic():
-            state = loop.run(plan, initial_state(plan), block=QUERY_BLOCK)
+        journal = Journal(folder=None, every_s=self.checkpoint_s)
+        with steady_arithmetic(), self._settings.team(prepared, journal) as team:
+            state = Rounds(team, journal, ()).run(plan, initial_state(plan), block=QUERY_BLOCK)
         return query.result(state.server)
 
 

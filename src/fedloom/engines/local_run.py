@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +22,13 @@ from fedloom.data.describe import holding
 from fedloom.data.duplicates import duplicates
 from fedloom.data.lopsided import lopsided
 from fedloom.data.row_checks import grouped_notes
+from fedloom.engines.blocks import BlockWork
 from fedloom.engines.comparison import MOST_CLIENTS, Comparison, compare
 from fedloom.engines.journal import Journal
 from fedloom.engines.prepared_data import PreparedData
 from fedloom.engines.result import RunResult, Status
-from fedloom.engines.rounds import OnRound, Rounds, RoundSettings
+from fedloom.engines.rounds import OnRound, Rounds
+from fedloom.engines.teams import Team, Threads
 from fedloom.errors import DataError, PlanError
 from fedloom.experiment.plan import (
     AnyPlan,
@@ -51,6 +53,19 @@ _NOTES = 4
 """Clients that are named one by one for each kind of fault in their rows."""
 _LOOKED_AT = 10_000
 """Clients whose rows are looked at before round 1; beyond, a client's rows are seen when it is first invited."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundSettings:
+    """How rounds are worked through; nothing here changes a bit of the result."""
+
+    workers: int
+    debug: bool
+    strict: bool
+
+    def team(self, data: PreparedData, journal: Journal) -> Team:
+        """Return the workers of a run."""
+        return Threads(self.workers, BlockWork(data=data, states=journal.states, debug=self.debug, strict=self.strict))
 
 
 class LocalRun:
@@ -99,7 +114,13 @@ class LocalRun:
         """Run all phases from where a folder left them, None for the start; after ``check`` and ``check_resumed``."""
         self.journal = journal
         journal.fingerprint = None if journal.folder is None else self._fingerprint
-        rounds = Rounds(self._settings, self.data, journal, self._on_round)
+        with self._settings.team(self.data, journal) as team:
+            plan, state, learner = self._phases(Rounds(team, journal, self._on_round), saved)
+        journal.write()
+        return self._result(plan, state, learner)
+
+    def _phases(self, rounds: Rounds, saved: Saved | None) -> tuple[AnyPlan, RunState[Any], Learner]:
+        """Run preparations, then training; return the plan of training, its last state and the learner."""
         begun, phase, prepared = self._restore(saved)
         for number in range(len(self.experiment.prepare)):
             preparation = self._preparations[number]
@@ -120,9 +141,7 @@ class LocalRun:
         if saved is not None:
             self._restore_clients(plan, state, saved)
         self._keep_start(plan, state)
-        state = rounds.run(plan, state, block=self.experiment.block or learner.block)
-        journal.write()
-        return self._result(plan, state, learner)
+        return plan, rounds.run(plan, state, block=self.experiment.block or learner.block), learner
 
     def _plan(self, learner: Learner) -> AnyPlan:
         return train_plan(self.experiment, learner, self.population, self._splits)

@@ -8,10 +8,10 @@ import msgspec
 
 from fedloom.core.query import AnyPreparation
 from fedloom.engines.journal import Journal
-from fedloom.engines.local_run import QUERY_BLOCK, dataset_of
+from fedloom.engines.local_run import QUERY_BLOCK, RoundSettings, dataset_of
 from fedloom.engines.prepared_data import PreparedData
 from fedloom.engines.process import steady_arithmetic
-from fedloom.engines.rounds import Rounds, RoundSettings
+from fedloom.engines.rounds import Rounds
 from fedloom.experiment.listing import Answer
 from fedloom.experiment.plan import check_data, prepare_plan, resolve_experiment
 from fedloom.experiment.spec import Experiment
@@ -31,9 +31,10 @@ def answer_preparations(experiment: Experiment, *, base: Path) -> tuple[Answer, 
     data = PreparedData(dataset_of(experiment))
     population = check_data(data.dataset)
     journal = Journal(folder=None, every_s=0.0)
-    loop = Rounds(RoundSettings(workers=1, debug=False, strict=False), data, journal, ())
     answers: list[Answer] = []
-    with steady_arithmetic():
+    settings = RoundSettings(workers=1, debug=False, strict=False)
+    with steady_arithmetic(), settings.team(data, journal) as team:
+        loop = Rounds(team, journal, ())
         for number in range(len(experiment.prepare)):
             preparation: AnyPreparation = experiment.prepare[number]  # type: ignore[assignment]
             query, state = preparation.query, preparation.query.init(data.schema)

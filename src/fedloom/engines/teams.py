@@ -1,0 +1,91 @@
+"""Teams: who computes the blocks of a round. No team changes a bit of the result."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from fedloom.core.ids import ClientId
+from fedloom.core.messages import RoundOrder
+from fedloom.engines.blocks import BlockWork, blocks_of
+from fedloom.experiment.plan import AnyPlan
+from fedloom.runtime.coordinator import Coordinator
+from fedloom.runtime.open_round import OpenRound
+
+Orders = Mapping[ClientId, RoundOrder[Any]]
+
+
+class Team(Protocol):
+    """Workers of an engine. Use it as a context manager: what it has started ends with the block."""
+
+    def work(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], orders: Orders, *, block: int) -> None:
+        """Carry out the orders of a round, ``block`` clients together, and fold the messages into it."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return the team."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End what the team has started."""
+        ...
+
+
+class Threads:
+    """Threads of this process; with one worker, the thread that asks."""
+
+    def __init__(self, workers: int, work: BlockWork) -> None:
+        self._work = work
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fedloom")
+
+    def work(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], orders: Orders, *, block: int) -> None:
+        """Carry out the orders of a round: worker i takes each i-th block and folds it into a part of its own."""
+        blocks = blocks_of(tuple(orders), block)
+        workers = min(self._workers, len(blocks))
+        if workers <= 1:
+            for clients in blocks:
+                self._work.fold(plan, coordinator, clients, orders)
+            return
+        parts = [coordinator.partial() for _ in range(workers)]
+        left = threading.Event()
+        done = [
+            self._pool.submit(self._blocks, plan, part, blocks[i::workers], orders, left)
+            for i, part in enumerate(parts)
+        ]
+        try:
+            for future in done:
+                future.result()
+        except BaseException:
+            left.set()  # the pool waits for its threads: each ends with the block that it is in
+            raise
+        for part in parts:
+            coordinator.merge(part)
+
+    def _blocks(
+        self,
+        plan: AnyPlan,
+        part: OpenRound,
+        blocks: Sequence[Sequence[ClientId]],
+        orders: Orders,
+        left: threading.Event,
+    ) -> None:
+        for clients in blocks:
+            if left.is_set():
+                return
+            self._work.fold(plan, part, clients, orders)
+
+    def __enter__(self) -> Self:
+        """Return the team."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the threads."""
+        self._pool.shutdown()
