@@ -10,6 +10,7 @@ Error:
     ├── CodecError         bytes that are not the message they claim to be
     ├── StoreError         a run folder or index that cannot be read, written or owned
     ├── AlgorithmError     the server step of an algorithm raised, or gave numbers that are not finite
+    ├── WorkerError        a process of an engine ended, or raised what is no client's failure
     └── RunStopped         a run that could not go on: too few updates, by the policy
 
 What happens to *a client* is a value (``core.messages.Failure``), never an exception.
@@ -89,6 +90,10 @@ class StoreError(Error):
 
 class AlgorithmError(Error):
     """The server step of an algorithm raised, or its result is not finite."""
+
+
+class WorkerError(Error):
+    """A process that computes clients ended, or raised what is no failure of a client."""
 
 
 class RunStopped(Error):

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from fedloom.core.component import ComponentSpec
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import Keys
@@ -38,6 +41,20 @@ class Abort:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SumPart:
+    """What a worker's partial server has received, as arrays that travel between processes."""
+
+    nodes: npt.NDArray[np.int64]
+    """Rows ``(level, index, present)``: nodes of the tree over cohort places that are sums already."""
+    values: Vector
+    """Of the nodes that are present, in their order."""
+    sent: npt.NDArray[np.int64]
+    """Places of the clients that sent."""
+    lost: npt.NDArray[np.int64]
+    """Places of the clients that will not."""
+
+
 class AggregatorServer(Protocol):
     """The server side of one round's sum."""
 
@@ -59,6 +76,14 @@ class AggregatorServer(Protocol):
 
     def merge(self, other: Self) -> None:
         """Fold in what a worker's partial server has received."""
+        ...
+
+    def export(self) -> SumPart:
+        """Return what a partial server has received, for another process; only where the aggregator is mergeable."""
+        ...
+
+    def absorb(self, part: SumPart) -> None:
+        """Fold in what a partial server of another process has received."""
         ...
 
 

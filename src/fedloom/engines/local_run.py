@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +27,7 @@ from fedloom.engines.blocks import BlockWork
 from fedloom.engines.comparison import MOST_CLIENTS, Comparison, compare
 from fedloom.engines.journal import Journal
 from fedloom.engines.prepared_data import PreparedData
+from fedloom.engines.processes import Processes, unnamed_parts
 from fedloom.engines.result import RunResult, Status
 from fedloom.engines.rounds import OnRound, Rounds
 from fedloom.engines.teams import Team, Threads
@@ -46,6 +48,7 @@ from fedloom.runtime.state import RunState, decode_state, peek
 from fedloom.runtime.stopping import has_diverged
 from fedloom.store import Saved
 
+Pool = Literal["auto", "processes", "threads"]
 QUERY_BLOCK = 64
 _LISTED = 1_000
 """Clients whose holdings stand in the record one by one."""
@@ -62,22 +65,48 @@ class RoundSettings:
     workers: int
     debug: bool
     strict: bool
+    pool: Pool = "threads"
 
-    def team(self, data: PreparedData, journal: Journal) -> Team:
-        """Return the workers of a run."""
-        return Threads(self.workers, BlockWork(data=data, states=journal.states, debug=self.debug, strict=self.strict))
+    def threads(self, data: PreparedData, journal: Journal) -> Team:
+        """Return workers that are threads of this process."""
+        work = BlockWork(data=data, states=journal.states, debug=self.debug, strict=self.strict)
+        return Threads(self.workers, work)
+
+    def team(self, experiment: Experiment, data: PreparedData, journal: Journal, *, base: Path) -> tuple[Team, str]:
+        """Return the workers of a run, and why they are what they are, empty where there is nothing to say.
+
+        Raises:
+            PlanError: When processes are asked for and cannot be had.
+        """
+        if self.workers == 1 or self.pool == "threads" or (self.pool == "auto" and self.debug):
+            return self.threads(data, journal), ""
+        unnamed = unnamed_parts(experiment, data.dataset)
+        said = f"{', '.join(unnamed)} made in Python, which no other process can build"
+        if self.debug:
+            said = "debug raises an exception where it happens"
+        elif os.name != "posix":
+            said = "this system has no pipes to pass on"
+        elif not unnamed:
+            team = Processes(self.workers, experiment, data.dataset, journal.states, base=base, strict=self.strict)
+            return team, ""
+        if self.pool == "processes":
+            raise PlanError(f'pool = "processes": {said}. Use pool = "threads", or name every part')
+        return self.threads(data, journal), f"{self.workers} workers are threads and not processes: {said}"
 
 
 class LocalRun:
     """The phases of one run: preparations, then training, then the comparison."""
 
-    def __init__(self, settings: RoundSettings, experiment: Experiment, on_round: Sequence[OnRound]) -> None:
+    def __init__(
+        self, settings: RoundSettings, experiment: Experiment, on_round: Sequence[OnRound], *, base: Path
+    ) -> None:
         self.experiment = experiment
         self.data = PreparedData(dataset_of(experiment))
         self.population = check_data(self.data.dataset)
         self.notes: list[str] = []
         self._held: list[Holding] = []
         self._settings = settings
+        self._base = base
         self._on_round = on_round
         self._splits: tuple[Split, ...] = ()
 
@@ -114,7 +143,9 @@ class LocalRun:
         """Run all phases from where a folder left them, None for the start; after ``check`` and ``check_resumed``."""
         self.journal = journal
         journal.fingerprint = None if journal.folder is None else self._fingerprint
-        with self._settings.team(self.data, journal) as team:
+        team, said = self._settings.team(self.experiment, self.data, journal, base=self._base)
+        self.notes.extend([said] if said else [])
+        with team:
             plan, state, learner = self._phases(Rounds(team, journal, self._on_round), saved)
         journal.write()
         return self._result(plan, state, learner)

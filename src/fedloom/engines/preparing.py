@@ -33,7 +33,7 @@ def answer_preparations(experiment: Experiment, *, base: Path) -> tuple[Answer, 
     journal = Journal(folder=None, every_s=0.0)
     answers: list[Answer] = []
     settings = RoundSettings(workers=1, debug=False, strict=False)
-    with steady_arithmetic(), settings.team(data, journal) as team:
+    with steady_arithmetic(), settings.threads(data, journal) as team:
         loop = Rounds(team, journal, ())
         for number in range(len(experiment.prepare)):
             preparation: AnyPreparation = experiment.prepare[number]  # type: ignore[assignment]

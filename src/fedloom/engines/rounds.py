@@ -48,6 +48,7 @@ class Rounds:
         history = [record for record in self.journal.records if record.program == plan.program]
         coordinator = Coordinator(plan, state, history)
         self.journal.commit(state, ())
+        self.team.begin(plan, state.prepared)
         clock = Lap()
         while True:
             opened = coordinator.open_round()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from fedloom.core.component import Json
 from fedloom.core.ids import ClientId
 from fedloom.core.messages import RoundOrder
 from fedloom.engines.blocks import BlockWork, blocks_of
@@ -20,6 +21,10 @@ Orders = Mapping[ClientId, RoundOrder[Any]]
 
 class Team(Protocol):
     """Workers of an engine. Use it as a context manager: what it has started ends with the block."""
+
+    def begin(self, plan: AnyPlan, prepared: Sequence[Json]) -> None:
+        """Take up a phase: its plan, and what the preparations before it found."""
+        ...
 
     def work(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], orders: Orders, *, block: int) -> None:
         """Carry out the orders of a round, ``block`` clients together, and fold the messages into it."""
@@ -43,6 +48,9 @@ class Threads:
         self._work = work
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fedloom")
+
+    def begin(self, plan: AnyPlan, prepared: Sequence[Json]) -> None:
+        """Do nothing: threads see what the engine sees."""
 
     def work(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], orders: Orders, *, block: int) -> None:
         """Carry out the orders of a round: worker i takes each i-th block and folds it into a part of its own."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedloom.core.aggregator import Abort, Continue, Finish, Payload
+from fedloom.core.aggregator import Abort, Continue, Finish, Payload, SumPart
 from fedloom.core.component import ComponentSpec, component
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import Keys
@@ -59,6 +59,29 @@ class PlainSumServer:
         self._tree.merge(other._tree)
         self._sent = [mine or theirs for mine, theirs in zip(self._sent, other._sent, strict=True)]
         self._waiting &= other._waiting
+
+    def export(self) -> SumPart:
+        """Return what this partial server has received; it is of no use afterwards."""
+        nodes, values = self._tree.export()
+        heard = [slot for slot, client in enumerate(self._cohort) if client not in self._waiting]
+        return SumPart(
+            nodes=nodes,
+            values=values,
+            sent=np.array([slot for slot in heard if self._sent[slot]], np.int64),
+            lost=np.array([slot for slot in heard if not self._sent[slot]], np.int64),
+        )
+
+    def absorb(self, part: SumPart) -> None:
+        """Fold in what a partial server of another process has received.
+
+        Raises:
+            Error: When a client was heard of before.
+        """
+        for slot in (*part.sent.tolist(), *part.lost.tolist()):
+            self._settle(self._cohort[slot])
+        for slot in part.sent.tolist():
+            self._sent[slot] = True
+        self._tree.absorb(part.nodes, part.values)
 
     def _settle(self, client: ClientId) -> int:
         """Return the slot of a client that has not been heard of, and note that it has."""

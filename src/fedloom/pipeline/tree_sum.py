@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from fedloom.core.params import Vector
 from fedloom.errors import Error
@@ -55,6 +56,20 @@ class TreeSum:
             raise Error(f"a tree of {other.slots} slots does not merge into one of {self.slots}")
         for (level, index), value in other._nodes.items():
             self._put(level, index, value, owned=True)
+
+    def export(self) -> tuple[npt.NDArray[np.int64], Vector]:
+        """Return the nodes: rows ``(level, index, present)``, and the values of those that are present, in order."""
+        places = sorted(self._nodes)
+        values = [value for place in places if (value := self._nodes[place]) is not None]
+        nodes = [[*place, self._nodes[place] is not None] for place in places]
+        return np.array(nodes, np.int64).reshape(-1, 3), np.stack(values) if values else np.empty((0, 0))
+
+    def absorb(self, nodes: npt.NDArray[np.int64], values: Vector) -> None:
+        """Take over the nodes that a tree over the same slots exported."""
+        row = 0
+        for level, index, present in nodes.tolist():
+            self._put(level, index, values[row] if present else None)
+            row += present
 
     def total(self) -> Vector | None:
         """Return the sum of what is present, None when nothing is; slots never mentioned count as absent."""

@@ -27,7 +27,7 @@ from fedloom.core.wire import SumInfo
 from fedloom.errors import AlgorithmError, DataError, Error
 from fedloom.runtime.blame import blame
 from fedloom.runtime.effects import Append, Closed, Effect, Keep, Save, Send
-from fedloom.runtime.open_round import OpenRound, bytes_down
+from fedloom.runtime.open_round import OpenRound, RoundPart, bytes_down
 from fedloom.runtime.plan import RunPlan
 from fedloom.runtime.record import Figures, FigureTable, RoundRecord
 from fedloom.runtime.state import RunState
@@ -167,6 +167,11 @@ class Coordinator(Generic[S, B, C]):
         """Take over what a worker's part of the round has received."""
         if self._open is not None:
             self._open.merge(part)
+
+    def absorb(self, part: RoundPart) -> None:
+        """Take over what a worker's part in another process has received."""
+        if self._open is not None:
+            self._open.absorb(part)
 
     def advance(self, seconds: float = 0.0) -> Sequence[Effect]:
         """Return the effects up to the next thing that must be durable; empty: it waits for messages, or is done.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from fedloom.core import codec
-from fedloom.core.aggregator import Payload
+from fedloom.core.aggregator import Payload, SumPart
 from fedloom.core.calibration import CalibrationBin
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import Keys
@@ -21,6 +21,16 @@ from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.record import NO_FIGURES, Figures, FigureTable, RoundRecord
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RoundPart:
+    """What one worker has received of an open round."""
+
+    sum: SumPart
+    scores: dict[ClientId, Mapping[str, float | None]]
+    failures: dict[ClientId, Failure]
+    bytes_up: int
 
 
 class OpenRound:
@@ -90,6 +100,19 @@ class OpenRound:
         self.failures |= part.failures
         self.bytes_up += part.bytes_up
         self._waiting &= part._waiting
+
+    def export(self) -> RoundPart:
+        """Return what a part has received, for another process."""
+        return RoundPart(sum=self.server.export(), scores=self.scores, failures=self.failures, bytes_up=self.bytes_up)
+
+    def absorb(self, part: RoundPart) -> None:
+        """Take over what a part of another process has received."""
+        self.server.absorb(part.sum)
+        self.scores |= part.scores
+        self.failures |= part.failures
+        self.bytes_up += part.bytes_up
+        heard = (*part.sum.sent.tolist(), *part.sum.lost.tolist())
+        self._waiting.difference_update([self.cohort[place] for place in heard])
 
     def record(self, status: Any, included: tuple[ClientId, ...], metrics: Figures) -> RoundRecord:
         """Return the record of this round."""
