@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedloom.cli.compare import different_settings, different_versions
 from fedloom.cli.sparkline import HEIGHTS, PLAIN, levels_for, sparkline
+from fedloom.reports.differing import different_settings, different_versions
 from fedloom.store import list_runs
 
 File = Callable[..., Path]
@@ -59,6 +59,21 @@ def test_an_earlier_stop_is_said(tmp_path: Path, file: File, command: Run) -> No
     assert "they were stopped after 2, 3 rounds" in out
 
 
+def test_a_page_is_written_into_a_new_file(two: tuple[str, str], tmp_path: Path, command: Run) -> None:
+    assert command("runs", "compare", *two, "--html", "both.html") == (0, "both.html\n", "")
+    page = (tmp_path / "both.html").read_text(encoding="utf-8")
+    found = json.loads(command("runs", "compare", *two, "--html", "again.html", "--json")[1])
+    assert found["html"] == "again.html" and (tmp_path / "again.html").read_text(encoding="utf-8") == page
+    for letter in "AB":
+        value = found["runs"][letter]["metrics"]["eval/auroc"]
+        assert f'data-metric="eval/auroc" data-value="{value!r}" data-run="{letter}"' in page
+    assert "learner.l2 = 0.01" in page and f'href="./runs/{two[0]}/report.html"' in page
+    for options in ((), ("--json",)):
+        code, out, err = command("runs", "compare", *two, "--html", "both.html", *options)
+        assert code == 2 and "both.html exists and is left as it is" in out + err
+    assert (tmp_path / "both.html").read_text(encoding="utf-8") == page
+
+
 def test_what_cannot_be_compared_is_refused(two: tuple[str, str], tmp_path: Path, command: Run) -> None:
     code, out, err = command("runs", "compare", two[0])
     assert (code, out) == (2, "") and "expected 2 to 26" in err
@@ -67,6 +82,10 @@ def test_what_cannot_be_compared_is_refused(two: tuple[str, str], tmp_path: Path
     (tmp_path / "runs" / two[1] / "record.json").unlink()
     code, _, err = command("runs", "compare", *two)
     assert code == 2 and "has not finished" in err
+    code, _, err = command("runs", "compare", *two, "--html", tmp_path / "page.html")
+    assert code == 2 and "has not finished" in err and not (tmp_path / "page.html").exists()
+    code, _, err = command("runs", "compare", *[two[0]] * 27)
+    assert code == 2 and "received 27 runs; expected 2 to 26" in err
 
 
 @pytest.mark.parametrize("env", [{"COLUMNS": "40"}, {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}])

@@ -1,4 +1,4 @@
-"""The report in headless Chromium: no complaint, no request, no page wider than the window."""
+"""Report and comparison in headless Chromium: no complaint, no request, no page wider than the window."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fedloom.reports import write
+from fedloom.reports import read, write, write_comparison
 
 Make = Callable[..., Path]
 
@@ -19,7 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 ODD = ["<script>alert(1)</script>", "x" * 300, "医院", "east"]
 # A page may not run scripts, so another that holds it in a frame measures it.
 MEASURE = """<!DOCTYPE html><meta charset="utf-8"><title>measure</title>
-<iframe id="page" style="width: {width}px; height: 900px; border: 0" src="report.html"></iframe><pre id="told"></pre>
+<iframe id="page" style="width: {width}px; height: 900px; border: 0" src="{page}"></iframe><pre id="told"></pre>
 <script>
 const frame = document.getElementById("page");
 frame.onload = () => {{
@@ -49,6 +50,26 @@ pytestmark = [
 ]
 
 
+def report(make: Make) -> Path:
+    return write(make(ODD))
+
+
+def comparison(make: Make) -> Path:
+    """Compare ten runs that differ in a setting of long, odd values."""
+    runs = []
+    for place in range(10):
+
+        def change(
+            summary: dict[str, Any], records: list[dict[str, Any]], head: dict[str, Any], at: int = place
+        ) -> None:
+            head["experiment"]["data"]["arguments"].update(path=ODD[at % 4] + str(at), seed=at % 3)
+            summary["metrics"]["eval/auroc"] += at / 100
+
+        folder = make(ODD, change=change)
+        runs.append(read(folder.rename(folder.with_name(f"{place}{'x' * 80}"))))
+    return write_comparison(runs[0].folder.with_name("comparison.html"), runs)
+
+
 @pytest.fixture
 def browse(tmp_path: Path) -> Callable[..., tuple[str, str]]:
     """Open a file in a fresh headless browser without any network: its document, and what it logged."""
@@ -68,9 +89,15 @@ def browse(tmp_path: Path) -> Callable[..., tuple[str, str]]:
     return run
 
 
-def test_the_console_stays_silent_and_nothing_is_fetched(make: Make, browse: Callable[..., tuple[str, str]]) -> None:
-    document, log = browse(write(make(ODD)))
-    assert "Joining was worth it for east." in document
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [(report, "Joining was worth it for east."), (comparison, "2 settings differ: data.path, data.seed.")],
+)
+def test_the_console_stays_silent_and_nothing_is_fetched(
+    make: Make, browse: Callable[..., tuple[str, str]], page: Callable[[Make], Path], told: str
+) -> None:
+    document, log = browse(page(make))
+    assert told in document
     assert "CONSOLE" not in log
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", document) and "http" not in document.replace(
         "http-equiv", ""
@@ -78,13 +105,14 @@ def test_the_console_stays_silent_and_nothing_is_fetched(make: Make, browse: Cal
     assert "<script" not in document
 
 
+@pytest.mark.parametrize("page", [report, comparison])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_is_no_wider_than_the_window_and_drawings_hold_their_text(
-    make: Make, browse: Callable[..., tuple[str, str]], width: int
+    make: Make, browse: Callable[..., tuple[str, str]], page: Callable[[Make], Path], width: int
 ) -> None:
-    page = write(make(ODD))
-    measure = page.with_name("measure.html")
-    measure.write_text(MEASURE.format(width=width))
+    path = page(make)
+    measure = path.with_name("measure.html")
+    measure.write_text(MEASURE.format(width=width, page=path.name))
     document, log = browse(measure, "--allow-file-access-from-files", "--virtual-time-budget=5000")
     found = re.search(r'<pre id="told">(\{.*\})</pre>', document)
     assert found, log

@@ -208,12 +208,19 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help='Folders, run 
 
 
 @runs.command()
-def compare(names: Runs, output: Folder = Path("runs"), json: Json = False) -> None:
+def compare(
+    names: Runs,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page for a browser, into a new file.")
+    ] = None,
+    output: Folder = Path("runs"),
+    json: Json = False,
+) -> None:
     """Compare runs: figures, curves, and the settings that differ."""
     with exit_on_error(json=json):
         from fedloom.cli.compare import compare_runs
 
-        compare_runs(names, output, json=json)
+        compare_runs(names, output, json=json, html=html)
 
 
 @runs.command()

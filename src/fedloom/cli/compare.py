@@ -3,43 +3,48 @@
 from __future__ import annotations
 
 import shutil
-import string
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 
 from fedloom import store
-from fedloom.cli.main_metrics import main_metrics
 from fedloom.cli.output import write_json
 from fedloom.cli.sparkline import levels_for, sparkline
 from fedloom.cli.tables import figure, print_table
 from fedloom.core.component import Json
 from fedloom.errors import StoreError
-from fedloom.experiment.spec import NOT_IN_DIGEST, differences
-from fedloom.experiment.tree import dotted, file_form, leaves, shown
-from fedloom.reports import Stored, read
+from fedloom.experiment.spec import NOT_IN_DIGEST
+from fedloom.experiment.tree import shown
+from fedloom.reports import Stored, read, write_comparison
+from fedloom.reports.differing import LETTERS, different_settings, different_versions, verdicts, without_versions
+from fedloom.reports.metric_order import main_metrics
+from fedloom.reports.readable import counted
 from fedloom.runtime.record import series
 
-MOST_RUNS = len(string.ascii_uppercase)
+MOST_RUNS = len(LETTERS)
 CURVES = 3
 """Metrics that have a curve."""
-_ABSENT = object()
 
 
-def compare_runs(names: Sequence[str], output: Path, *, json: bool) -> None:
-    """Print how runs differ: figures, curves, settings, versions.
+def compare_runs(names: Sequence[str], output: Path, *, json: bool, html: Path | None = None) -> None:
+    """Print how runs differ: figures, curves, settings, versions; or write it as a page, and print where it is.
 
     Raises:
-        StoreError: When a run is not there or has not finished, or there are not two of them.
+        StoreError: When a run is not there or has not finished, there are not two of them, or the page's file exists.
     """
     if not 2 <= len(names) <= MOST_RUNS:
-        raise StoreError(f"runs compare received {len(names)} run; expected 2 to {MOST_RUNS}")
-    runs = {letter: read(store.find(output, name)) for letter, name in zip(string.ascii_uppercase, names, strict=False)}
+        raise StoreError(f"runs compare received {counted(len(names), 'run')}; expected 2 to {MOST_RUNS}")
+    runs = {letter: read(store.find(output, name)) for letter, name in zip(LETTERS, names, strict=False)}
+    if html is not None:
+        write_comparison(html, list(runs.values()))
+        if not json:
+            sys.stdout.write(f"{html}\n")
+            return
     settings = different_settings({letter: run.head.experiment for letter, run in runs.items()})
     versions = different_versions({letter: run.summary.versions for letter, run in runs.items()})
     if json:
-        write_json(_as_json(runs, settings, versions))
+        page: dict[str, Json] = {} if html is None else {"html": str(html)}
+        write_json(_as_json(runs, settings, versions) | page)
         return
     out = sys.stdout
     for letter, run in runs.items():
@@ -50,36 +55,12 @@ def compare_runs(names: Sequence[str], output: Path, *, json: bool) -> None:
     _print_curves(runs)
     _print_differences("settings", settings, list(runs))
     _print_differences("versions", versions, list(runs))
-    silent = [letter for letter, run in runs.items() if not run.summary.versions]
+    silent = without_versions(runs)
     if silent:
         out.write(f"  not recorded by {', '.join(silent)}\n")
-    for sentence in _verdicts(runs, versions):
-        out.write(f"{sentence}\n")
-
-
-def different_settings(trees: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
-    """Return the settings that are not the same in all runs: dotted key, then the value of each run that has one."""
-    keys: set[str] = set()
-    for one, other in combinations(trees.values(), 2):
-        keys.update(differences(_comparable(one), _comparable(other)))
-    values = {letter: _by_key(tree) for letter, tree in trees.items()}
-    return {key: {letter: each[key] for letter, each in values.items() if key in each} for key in sorted(keys)}
-
-
-def different_versions(versions: Mapping[str, Mapping[str, str | None]]) -> dict[str, dict[str, Json]]:
-    """Return the versions that are not the same in all runs; a run whose record has none says nothing."""
-    names = sorted({name for each in versions.values() for name in each})
-    known = {letter: each for letter, each in versions.items() if each}
-    found = {name: {letter: each.get(name) for letter, each in known.items()} for name in names}
-    return {name: dict(values) for name, values in found.items() if len(set(values.values())) > 1}
-
-
-def _comparable(tree: Json) -> Json:
-    return {key: value for key, value in tree.items() if key != "versions"} if isinstance(tree, dict) else tree
-
-
-def _by_key(tree: Json) -> dict[str, Json]:
-    return {dotted(trail): value for trail, value in leaves(file_form(_comparable(tree))).items()}
+    out.write("\n")
+    for clause in verdicts(runs, versions):
+        out.write(f"{clause}\n")
 
 
 def _print_metrics(runs: Mapping[str, Stored]) -> None:
@@ -131,22 +112,6 @@ def _print_differences(title: str, found: Mapping[str, Mapping[str, Json]], lett
         for letter in letters:
             value = shown(values[letter]) if letter in values else "not set"
             sys.stdout.write(f"    {letter}  {value}\n")
-
-
-def _verdicts(runs: Mapping[str, Stored], versions: Mapping[str, Mapping[str, Json]]) -> list[str]:
-    """Return what follows for the bytes of the models."""
-    digests = {run.head.digest for run in runs.values()}
-    models = {run.summary.model_sha256 for run in runs.values()}
-    sentences = ["\none digest: the same experiment" if len(digests) == 1 else f"\n{len(digests)} digests"]
-    if None not in models:
-        sentences.append("the models are the same, byte by byte" if len(models) == 1 else "the models differ")
-    if len(digests) == 1 and len(models) > 1:
-        rounds = {run.record.rounds for run in runs.values()}
-        if len(rounds) > 1:
-            sentences.append(f"they were stopped after {', '.join(map(str, sorted(rounds)))} rounds")
-        elif versions:
-            sentences.append("other versions may round differently: see above")
-    return sentences
 
 
 def _as_json(

@@ -15,7 +15,7 @@ from pathlib import Path
 import typer
 
 from fedloom.cli.failures import describe
-from fedloom.cli.main_metrics import main_metrics, print_by_phase
+from fedloom.cli.main_metrics import print_by_phase
 from fedloom.cli.output import write_json
 from fedloom.cli.report import report_of
 from fedloom.cli.run import engine_of
@@ -24,6 +24,7 @@ from fedloom.core.component import Json
 from fedloom.engines import RunInterrupted, RunResult
 from fedloom.errors import ComponentError, Error
 from fedloom.experiment.config import Settings, read
+from fedloom.reports.metric_order import main_metrics
 
 SEEDS = ("seed", "data.seed")
 """What a next seed changes, where the experiment has it."""

@@ -77,8 +77,8 @@ def _losses(rounds: Sequence[RoundRecord]) -> Panel | None:
             _plot(axes, points, title, colour=colour, dash=dash)
         if wide:
             axes.set_yscale("log")
-            _plain_powers(axes)
-        _round_axis(axes, [number for points in found.values() for number, _ in points])
+            plain_powers(axes)
+        round_axis(axes, [number for points in found.values() for number, _ in points])
         axes.set_ylabel("mean loss of a training row" + (", log scale" if wide else ""))
         _legend(axes)
 
@@ -109,7 +109,7 @@ def _figures(stored: Stored, rounds: Sequence[RoundRecord], name: str | None) ->
             _clients_behind(axes, own)
         for title, points in shown.items():
             _plot(axes, points, title, colour=styles[title][0], dash=styles[title][1])
-        _round_axis(axes, [number for points in shown.values() for number, _ in points])
+        round_axis(axes, [number for points in shown.values() for number, _ in points])
         axes.set_ylabel(f"{title_of(name)} ({better(name)})")
         _legend(axes)
 
@@ -126,7 +126,7 @@ def _clients_behind(axes: Axes, own: ByRound) -> None:
         for place in range(len(own.clients)):
             points = [(n, float(v)) for n, v in zip(own.rounds, own.values[:, place], strict=True) if np.isfinite(v)]
             label = "each client" if place == 0 else "_"
-            axes.plot(*_xy(line(points)), color=FAINT, linewidth=0.7, alpha=0.55, label=label)
+            axes.plot(*xy(line(points)), color=FAINT, linewidth=0.7, alpha=0.55, label=label)
         return
     kept = thinned(len(own.rounds), MOST_POINTS)
     rows: list[Vector] = [own.values[place][np.isfinite(own.values[place])] for place in kept]
@@ -156,7 +156,7 @@ def _participation(rounds: Sequence[RoundRecord]) -> Panel | None:
         _plot(axes, found["invited"], "invited", colour=FAINT, dash="--")
         _plot(axes, found["included"], "update in the sum", colour=FEDERATED, dash="-")
         axes.set_ylim(bottom=0)
-        _round_axis(axes, [record.round for record in closed])
+        round_axis(axes, [record.round for record in closed])
         _whole_numbers(axes, "y")
         axes.set_ylabel("clients")
         _legend(axes)
@@ -216,14 +216,16 @@ def _heading(metric: str) -> str:
 
 def _plot(axes: Axes, points: Line, title: str, *, colour: str, dash: str) -> None:
     mark = "o" if len(points) <= 30 else ""
-    axes.plot(*_xy(line(points)), color=colour, linestyle=dash, marker=mark, markersize=3, label=title)
+    axes.plot(*xy(line(points)), color=colour, linestyle=dash, marker=mark, markersize=3, label=title)
 
 
-def _xy(points: Line) -> tuple[list[int], list[float]]:
+def xy(points: Line) -> tuple[list[int], list[float]]:
+    """Return the rounds of a line, and its values."""
     return [number for number, _ in points], [value for _, value in points]
 
 
-def _round_axis(axes: Axes, rounds: Sequence[int]) -> None:
+def round_axis(axes: Axes, rounds: Sequence[int]) -> None:
+    """Number the horizontal axis by whole rounds."""
     axes.set_xlabel("round")
     _whole_numbers(axes, "x")
     axes.grid(axis="y")
@@ -238,10 +240,13 @@ def _whole_numbers(axes: Axes, which: str) -> None:
     axis.set_major_locator(MaxNLocator(integer=True, nbins=7, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
-def _plain_powers(axes: Axes) -> None:
+def plain_powers(axes: Axes) -> None:
+    """Label a logarithmic axis by plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    low, high = axes.get_ylim()
+    subs = (1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 

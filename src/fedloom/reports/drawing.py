@@ -34,12 +34,17 @@ TONES = ("#4a4a4b", "#8e8e8f", "#cbcbcc")
 CLASSES = ("#56b4ea", "#cc79a8", "#f0e443", "#019e74", "#e69f01", "#0173b3", "#d55e01", "#999998")
 """After Okabe and Ito, "Color Universal Design" (2008): told apart by colour-blind readers. One unit is added to some
 channels so that each hue here is one name in the style sheet."""
+RUNS = ("#0072b5", "#c9386c", "#b07d02", "#0b3c6e", "#8b919a", "#6b2a02")
+"""Lines of several runs. Of some twenty colours that stand out from the paper (3 to 1), these six lie furthest apart to
+each of three kinds of colour-blind readers, after Machado et al. 2009; so do the six of the dark page."""
+DASHES = ("-", (0, (5, 1.6)), (0, (1.6, 1.2)), (0, (6, 1.4, 1.4, 1.4)), (0, (3, 1, 1, 1, 1, 1)))
 MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 _VARIABLES = {
     INK: "currentColor", FAINT: "var(--faint)", RULE: "var(--rule)", PAPER: "var(--paper)",
     FEDERATED: "var(--federated)", LOCAL: "var(--local)", POOLED: "var(--pooled)",
     **{colour: f"var(--tone-{place})" for place, colour in enumerate(TONES)},
+    **{colour: f"var(--run-{place})" for place, colour in enumerate(RUNS)},
     **{colour: f"var(--class-{place})" for place, colour in enumerate(CLASSES)},
 }  # fmt: skip
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"

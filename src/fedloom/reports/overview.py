@@ -37,7 +37,7 @@ def overview(stored: Stored) -> Overview:
     summary, record = stored.summary, stored.record
     ended = f"{record.status}: {plain(summary.reason)}" if summary.reason else record.status
     return Overview(
-        title=_title(stored),
+        title=title_of_run(stored),
         status=record.status,
         asked=_asked(stored),
         ended=f"Begun {stored.head.created.replace('T', ' ').removesuffix('+00:00')} UTC; {ended}.",
@@ -63,7 +63,16 @@ def clients_of(stored: Stored) -> int:
     return max(len(summary.clients), len(summary.holdings or ()), len(included), invited)
 
 
-def _title(stored: Stored) -> str:
+def totals(stored: Stored) -> tuple[int, int, float]:
+    """Return the bytes that clients sent, those they received, and the seconds in rounds."""
+    summary, records = stored.summary, stored.record.records
+    up = sum(r.bytes_up for r in records) if summary.bytes_up is None else summary.bytes_up
+    down = sum(r.bytes_down for r in records) if summary.bytes_down is None else summary.bytes_down
+    return up, down, sum(r.seconds for r in records) if summary.seconds is None else summary.seconds
+
+
+def title_of_run(stored: Stored) -> str:
+    """Return what was trained by what on what."""
     algorithm, learner, data = (part_name(stored.head.experiment, key) for key in ("algorithm", "learner", "data"))
     what = f"{learner} model" if learner else "federated model"
     text = what + (f" trained by {algorithm}" if algorithm else "") + (f" on {data}" if data else "")
@@ -92,9 +101,7 @@ def _verdict(summary: Summary, *, trained: bool) -> tuple[str, ...]:
 
 def _key_figures(stored: Stored) -> list[tuple[str, Cell, str]]:
     summary, records = stored.summary, stored.record.records
-    up = sum(r.bytes_up for r in records) if summary.bytes_up is None else summary.bytes_up
-    down = sum(r.bytes_down for r in records) if summary.bytes_down is None else summary.bytes_down
-    seconds = sum(r.seconds for r in records) if summary.seconds is None else summary.seconds
+    up, down, seconds = totals(stored)
     found: list[tuple[str, Cell, str]] = []
     name = main_figure(stored)
     if name is not None:

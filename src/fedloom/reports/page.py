@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedloom.reports.by_round import rounds_section
 from fedloom.reports.calibration import calibration_section
@@ -12,13 +10,11 @@ from fedloom.reports.holdings import holdings_section
 from fedloom.reports.overview import overview
 from fedloom.reports.settings import preparation_section, settings
 from fedloom.reports.stored import Stored, read
+from fedloom.reports.templating import template
 from fedloom.reports.traffic import traffic_section
 from fedloom.reports.trouble import trouble_section
 from fedloom.reports.worth import worth_section
 from fedloom.store import write_text
-
-if TYPE_CHECKING:
-    import jinja2
 
 REPORT = "report.html"
 
@@ -57,21 +53,6 @@ def render(stored: Stored) -> str:
         trouble_section(stored),
         preparation_section(stored),
     )
-    return _template().render(
+    return template("report.html").render(
         head=overview(stored), sections=[each for each in sections if each is not None], settings=settings(stored)
     )
-
-
-@cache
-def _template() -> jinja2.Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fedloom.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.tests["number"] = lambda piece: not isinstance(piece, str)
-    return environment.get_template("report.html")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from fedloom.store.faults import amount
@@ -29,6 +29,10 @@ class Number:
     metric: str
     client: str | None = None
     round: int | None = None
+    run: str | None = None
+    """Its letter, on a page about several."""
+    best: bool = False
+    """Of its row."""
 
 
 BREAK = "\n"
@@ -156,6 +160,16 @@ def in_bytes(count: int, metric: str, *, round: int | None = None) -> Cell:
 def in_time(seconds: float, metric: str, *, round: int | None = None) -> Cell:
     """Return a time as a cell."""
     return _cell(duration(seconds), seconds, metric, None, round)
+
+
+def of_run(cell: Cell, run: str, *, best: bool = False) -> Cell:
+    """Return a cell whose numbers say of which run they are.
+
+    Example:
+        >>> of_run(number(0.5, "eval/auroc"), "A")[0].run
+        'A'
+    """
+    return tuple(piece if isinstance(piece, str) else replace(piece, run=run, best=best) for piece in cell)
 
 
 def _cell(text: str, value: float | None, metric: str, client: str | None, round: int | None) -> Cell:

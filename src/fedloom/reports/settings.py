@@ -66,7 +66,7 @@ def preparation_section(stored: Stored) -> Section | None:
         name = str(tree.get("name", "?")) if isinstance(tree, dict) else "unnamed"
         arguments = {k: v for k, v in tree.items() if k != "name" and v is not None} if isinstance(tree, dict) else {}
         answer = _in_short(stored.prepared[place]) if place < len(stored.prepared) else NONE
-        rows.append(((plain(name),), (_cut(toml_value(arguments)) if arguments else "defaults",), (answer,)))
+        rows.append(((plain(name),), (cut(toml_value(arguments)) if arguments else "defaults",), (answer,)))
     text = "Asked of every client by rounds that train nothing; the answer over all clients changed their rows alike."
     table = Table(
         title="Preparations",
@@ -92,22 +92,22 @@ def _lines(experiment: Json) -> tuple[tuple[str, tuple[tuple[str, str], ...]], .
     """Return an experiment's plain values by table, in the keys and the form of an experiment file."""
     tree = file_form(experiment)
     if not isinstance(tree, dict):
-        return (("experiment", (("", _cut(toml_value(tree))),)),)
+        return (("experiment", (("", cut(toml_value(tree))),)),)
     plain_values: list[tuple[str, str]] = []
     tables: list[tuple[str, tuple[tuple[str, str], ...]]] = []
     for key, value in tree.items():
         found = leaves(value)
         if () in found:
-            plain_values.append((plain(key), _cut(toml_value(found[()]))))
+            plain_values.append((plain(key), cut(toml_value(found[()]))))
         else:
-            tables.append((plain(key), tuple((plain(dotted(t)), _cut(toml_value(v))) for t, v in found.items())))
+            tables.append((plain(key), tuple((plain(dotted(t)), cut(toml_value(v))) for t, v in found.items())))
     return (("", tuple(plain_values)), *tables)
 
 
 def _in_short(answer: Json) -> str:
     """Return an answer in a line: names, and how many of what."""
     if not isinstance(answer, Mapping):
-        return _cut(toml_value(answer))
+        return cut(toml_value(answer))
     told = []
     for key, value in answer.items():
         if isinstance(value, list) and len(value) > 6:
@@ -123,9 +123,10 @@ def _value(value: Json) -> str:
             return figure(value)
         case list():
             return ", ".join(map(_value, value)) or "none"
-    return _cut(value if isinstance(value, str) else toml_value(value), 120)
+    return cut(value if isinstance(value, str) else toml_value(value), 120)
 
 
-def _cut(text: str, most: int = _LONG) -> str:
+def cut(text: str, most: int = _LONG) -> str:
+    """Return text of at most so many characters, all of which show."""
     text = plain(text)
     return text if len(text) <= most else text[: most - 1] + "…"

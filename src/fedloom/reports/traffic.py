@@ -41,7 +41,7 @@ def traffic_section(stored: Stored) -> Section | None:
 
 def _added_up(records: Sequence[RoundRecord]) -> Panel:
     up, down = (np.cumsum([0, *(getattr(r, name) for r in records)]) for name in ("bytes_up", "bytes_down"))
-    size, unit = _unit(int(max(up[-1], down[-1])))
+    size, unit = unit_for(int(max(up[-1], down[-1])))
     kept = list(thinned(len(up), 300))
 
     def paint(axes: Axes) -> None:
@@ -58,7 +58,7 @@ def _added_up(records: Sequence[RoundRecord]) -> Panel:
 
 
 def _by_round(records: Sequence[RoundRecord]) -> Panel:
-    size, unit = _unit(max(max(r.bytes_up, r.bytes_down) for r in records))
+    size, unit = unit_for(max(max(r.bytes_up, r.bytes_down) for r in records))
     kept = thinned(len(records), 300)
 
     def paint(axes: Axes) -> None:
@@ -122,5 +122,6 @@ def _table(records: Sequence[RoundRecord]) -> Table:
     return Table(title="Bytes by kind of round", columns=columns, rows=tuple(rows), note=note)
 
 
-def _unit(most: int) -> tuple[int, str]:
+def unit_for(most: int) -> tuple[int, str]:
+    """Return the size and the name of the unit in which amounts up to ``most`` bytes are told."""
     return next((size, unit) for size, unit in _UNITS if most >= size or size == 1)

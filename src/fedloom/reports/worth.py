@@ -94,7 +94,7 @@ def _dots(stored: Stored, name: str, clients: Sequence[str]) -> Panel:
                 if bounds is not None:
                     axes.plot(bounds, (place, place), color=colour, linewidth=1.4, solid_capstyle="butt")
             axes.plot(values, at, mark, color=colour, markeredgecolor=PAPER, markeredgewidth=0.6, label=MODELS[phase])
-        _client_axis(axes, clients)
+        client_axis(axes, clients)
         axes.set_xlabel(f"{title_of(name)} ({better(name)})")
         if len(phases) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3)
@@ -138,7 +138,7 @@ def _forest(stored: Stored, clients: Sequence[str]) -> Panel | None:
             axes.plot(
                 each.value, place, "o", color=FEDERATED, markerfacecolor=face, markersize=5.5, markeredgewidth=1.3
             )
-        _client_axis(axes, clients)
+        client_axis(axes, clients)
         worse, improved = ("worse →", "← better") if lower_is_better(worth.measure) else ("better →", "← worse")
         axes.set_title(improved, loc="left", fontsize=9, color=FAINT)
         axes.set_title(worse, loc="right", fontsize=9, color=FAINT)
@@ -267,7 +267,8 @@ def _histogram(id: str, title: str, label: str, values: Sequence[float], *, metr
     return Panel(title=title, svg=draw(id, paint), alt=alt, table=table)
 
 
-def _client_axis(axes: Axes, clients: Sequence[str]) -> None:
+def client_axis(axes: Axes, clients: Sequence[str]) -> None:
+    """Name a client on each line of the vertical axis, the first on top."""
     axes.set_yticks(range(len(clients)), [short(client) for client in clients])
     axes.set_ylim(len(clients) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
