@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment would race
-.PHONY: help demo test test-all check fmt bench docs lock clean
+.PHONY: help demo test test-all test-extras check fmt bench docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
@@ -25,6 +25,9 @@ test: $(STAMPS)/dev $(STAMPS)/package ## Run the tests, the slow ones left out
 
 test-all: $(STAMPS)/dev $(STAMPS)/package ## Run every test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-extras: $(STAMPS)/dev $(STAMPS)/torch $(STAMPS)/package ## Run the tests of the extras; installs PyTorch for the CPU first
+	$(BIN)/python -m pytest -n 2 tests/learners/test_torch_*.py tests/conformance tests/docs $(ARGS)
 
 check: $(STAMPS)/dev $(STAMPS)/package ## Check style, format, types and the direction of imports
 	$(BIN)/ruff check .
@@ -77,6 +80,13 @@ $(STAMPS)/run: requirements/run.txt $(STAMPS)/venv
 $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/run
 	@echo "Installing requirements/dev.txt (once; needs the network)"
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Not in a lock: which build of PyTorch is right depends on the machine. The version is the one that the tests run with.
+TORCH := torch==2.13.0
+$(STAMPS)/torch: $(STAMPS)/dev
+	@echo "Installing $(TORCH) (once; needs the network)"
+	@$(PIP) install $(TORCH)
 	@touch $@
 
 $(STAMPS)/docs: requirements/docs.txt $(STAMPS)/run

@@ -26,6 +26,8 @@ from fedloom.core.params import Vector
 
 PACKAGES = ("data", "testing")
 """Packages whose own names are public: `fedloom.data.csv`."""
+MODULES = {"models": "learners.models"}
+"""Modules that a public name stands for: `fedloom.models.mlp`."""
 
 SECTIONS = ("Source", "Guarantee", "Security", "Constant time")
 _DOCSTRINGS: Any = Config(napoleon_use_rtype=False, napoleon_custom_sections=list(SECTIONS))
@@ -44,7 +46,10 @@ def homes() -> dict[str, list[str]]:
     """Return the public names of each module that holds some."""
     found = {package: list(import_module(f"fedloom.{package}").__all__) for package in PACKAGES}
     for name, home in fedloom._HOME.items():
-        if home:
+        if name in MODULES:
+            module = import_module(f"fedloom.{MODULES[name]}")
+            found[name] = [each for each in vars(module) if hasattr(getattr(module, each), "__component__")]
+        elif home:
             found.setdefault(home, []).append(name)
     return {home: sorted(names, key=str.lower) for home, names in found.items()}
 
@@ -69,7 +74,7 @@ class PublicNames(SphinxDirective):
             names = homes().get(home)
             if names is None:
                 raise self.error(f"public-names: no public name lives in {home!r}; expected one of {sorted(homes())}")
-            package = f"fedloom.{home}" if home in PACKAGES else "fedloom"
+            package = f"fedloom.{MODULES.get(home, home)}" if home in (*PACKAGES, *MODULES) else "fedloom"
             for name in names:
                 directive, options = directive_for(getattr(import_module(package), name))
                 lines += [f".. {directive}:: {package}.{name}", *(f"   {option}" for option in options), ""]

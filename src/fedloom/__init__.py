@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from fedloom.algorithms import fedyogi as fedyogi
     from fedloom.algorithms import scaffold as scaffold
     from fedloom.analytics import categories as categories
+    from fedloom.analytics import class_moments as class_moments
     from fedloom.analytics import fold_rare as fold_rare
     from fedloom.analytics import impute as impute
+    from fedloom.analytics import kmeans as kmeans
     from fedloom.analytics import label_set as label_set
     from fedloom.analytics import min_max as min_max
     from fedloom.analytics import moments as moments
@@ -68,9 +70,20 @@ if TYPE_CHECKING:
     from fedloom.errors import PlanError as PlanError
     from fedloom.errors import RunStopped as RunStopped
     from fedloom.errors import StoreError as StoreError
+    from fedloom.estimators import FederatedGaussianNB as FederatedGaussianNB
+    from fedloom.estimators import FederatedKMeans as FederatedKMeans
+    from fedloom.estimators import FederatedLinearRegression as FederatedLinearRegression
+    from fedloom.estimators import FederatedLogisticRegression as FederatedLogisticRegression
+    from fedloom.estimators import FederatedMLPClassifier as FederatedMLPClassifier
+    from fedloom.estimators import FederatedStandardScaler as FederatedStandardScaler
+    from fedloom.estimators import to_sklearn as to_sklearn
     from fedloom.experiment import Experiment as Experiment
     from fedloom.learners import logistic as logistic
+    from fedloom.learners import models as models
     from fedloom.learners import ridge as ridge
+    from fedloom.learners.sklearn_estimator import sklearn_estimator as sklearn_estimator
+    from fedloom.learners.torch_module import ModuleLoss as ModuleLoss
+    from fedloom.learners.torch_module import torch_module as torch_module
     from fedloom.optim import adagrad as adagrad
     from fedloom.optim import adam as adam
     from fedloom.optim import cosine as cosine
@@ -120,12 +133,19 @@ _HOME = {
     "Daily": "runtime.simulation",
     "Error": "errors",
     "Experiment": "experiment",
+    "FederatedGaussianNB": "estimators",
+    "FederatedKMeans": "estimators",
+    "FederatedLinearRegression": "estimators",
+    "FederatedLogisticRegression": "estimators",
+    "FederatedMLPClassifier": "estimators",
+    "FederatedStandardScaler": "estimators",
     "Key": "core.keys",
     "Leaf": "core.params",
     "LocalEvaluation": "core.work",
     "LocalGradient": "core.work",
     "LocalQuery": "core.work",
     "LocalWork": "core.work",
+    "ModuleLoss": "learners.torch_module",
     "ParamSpec": "core.params",
     "Preparation": "core.query",
     "Query": "core.query",
@@ -150,6 +170,7 @@ _HOME = {
     "categories": "analytics",
     "by_size": "runtime.cohort",
     "chain": "pipeline",
+    "class_moments": "analytics",
     "clip": "pipeline",
     "component": "core.component",
     "cosine": "optim",
@@ -169,12 +190,14 @@ _HOME = {
     "gradient": "core.algorithm",
     "impute": "analytics",
     "inverse": "optim",
+    "kmeans": "analytics",
     "label_set": "analytics",
     "local": "engines",
     "logistic": "learners",
     "max_rounds": "runtime.stopping",
     "mean": "pipeline",
     "min_max": "analytics",
+    "models": "learners",
     "moments": "analytics",
     "momentum": "optim",
     "one_hot": "analytics",
@@ -186,10 +209,13 @@ _HOME = {
     "ridge": "learners",
     "scaffold": "algorithms",
     "sgd": "optim",
+    "sklearn_estimator": "learners.sklearn_estimator",
     "small_update": "runtime.stopping",
     "standardise": "analytics",
     "steps": "optim",
     "target": "runtime.stopping",
+    "torch_module": "learners.torch_module",
+    "to_sklearn": "estimators",
     "train": "core.algorithm",
     "uniform": "runtime.cohort",
     "wall_clock": "runtime.stopping",

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloom.algorithms import fedavg, fedprox, scaffold
-from fedloom.analytics import Categories, Moments, Quantiles
+from fedloom.analytics import Categories, ClassMoments, Clusters, Moments, Quantiles
 from fedloom.analytics.categories import Column, Layout
 from fedloom.analytics.columns import Columns
-from fedloom.core.component import ComponentSpec, spec_of
+from fedloom.core.component import ComponentSpec, spec_of, to_json
 from fedloom.core.data import LABEL, ClientDataset
 from fedloom.core.keys import Key
 from fedloom.core.labels import in_order, label_text
@@ -29,6 +29,7 @@ from fedloom.core.schedule import Schedule
 from fedloom.core.wire import WireType
 from fedloom.experiment.registry import builder, names, resolve
 from fedloom.learners import logistic
+from fedloom.learners.models import mlp
 from fedloom.runtime.stopping import max_rounds
 from fedloom.testing import (
     check_aggregator,
@@ -94,7 +95,26 @@ LEARNERS: Mapping[str, list[tuple[dict[str, Any], Task]]] = {
         ({"penalise_intercept": True, "class_weight": {"no": 0.5, "yes": 3.0}}, "binary"),
     ],
     "ridge": [({}, "regression"), ({"l2": 0.1, "penalise_intercept": True}, "regression")],
+    "sklearn": [
+        ({"estimator": "SGDClassifier"}, "binary"),
+        ({"estimator": "SGDClassifier", "arguments": {"loss": "log_loss", "class_weight": {"b": 2.0}}}, "classes"),
+        ({"estimator": "SGDRegressor", "arguments": {"fit_intercept": False, "penalty": "l1"}}, "regression"),
+        ({"estimator": "Perceptron"}, "binary"),
+        ({"estimator": "PassiveAggressiveClassifier"}, "classes"),
+        ({"estimator": "PassiveAggressiveRegressor"}, "regression"),
+        ({"estimator": "MLPClassifier", "arguments": {"hidden_layer_sizes": [4, 3]}}, "binary"),
+        ({"estimator": "MLPClassifier", "arguments": {"hidden_layer_sizes": [4], "activation": "tanh"}}, "classes"),
+        ({"estimator": "MLPRegressor", "arguments": {"hidden_layer_sizes": [4], "solver": "adam"}}, "regression"),
+    ],
+    "torch": [
+        ({"model": mlp([4], activation="tanh"), "l2": 0.1}, "classes"),
+        ({"model": mlp([4], activation="gelu"), "loss": "bce", "class_weight": {"yes": 3.0}}, "binary"),
+        ({"model": mlp([]), "loss": "mse", "penalise_biases": True, "l2": 0.1}, "regression"),
+    ],
 }
+
+EXTRAS = {"torch": "torch"}
+"""Learners that need a package of an extra, and which."""
 
 
 def _mean(wire: WireType, values: Vector) -> Vector:
@@ -170,11 +190,48 @@ def _categories(data: ClientDataset) -> Any:
     )
 
 
+def _class_moments(data: ClientDataset) -> Any:
+    sides = [data.arrays["features"][data.arrays[LABEL] == index] for index in (0, 1)]
+    return ClassMoments(
+        classes=("no", "yes"),
+        count=tuple(float(len(side)) for side in sides),
+        mean=tuple(tuple(side.mean(axis=0).tolist()) for side in sides),
+        variance=tuple(tuple(side.var(axis=0).tolist()) for side in sides),
+    )
+
+
+CENTRES = [[[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]
+
+
+def _clusters(data: ClientDataset) -> Any:
+    """Lloyd's algorithm in plain numpy."""
+    x, centres = data.arrays["features"], np.array(CENTRES[0])
+    rounds, place = 0, np.full(len(x), -1)
+    while True:
+        now = ((x[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
+        rounds += 1
+        if (now == place).all():
+            break
+        place = now
+        centres = np.stack([x[place == index].mean(axis=0) for index in (0, 1)])
+    squares = ((x - centres[place]) ** 2).sum(axis=1)
+    return Clusters(
+        centres=tuple(map(tuple, centres.tolist())),
+        rows=tuple(float((place == index).sum()) for index in (0, 1)),
+        spread=tuple(float(squares[place == index].sum()) for index in (0, 1)),
+        rounds=rounds,
+        converged=True,
+        start=0,
+    )
+
+
 # Arguments, and the pooled answer in plain numpy.
 QUERIES: Mapping[str, list[tuple[dict[str, Any], Callable[[ClientDataset], Any]]]] = {
     "moments": [({}, _moments)],
     "quantiles": [({}, _quantiles([0.25, 0.5, 0.75])), ({"at": [0.1]}, _quantiles([0.1]))],
     "categories": [({"columns": ["x1"]}, _categories)],
+    "class_moments": [({}, _class_moments)],
+    "kmeans": [({"start": CENTRES}, _clusters)],
 }
 
 
@@ -267,6 +324,8 @@ def test_an_algorithm_passes_its_battery(name: str, case: Any) -> None:
 @pytest.mark.parametrize(("name", "case"), cases("fedloom.learners", LEARNERS))
 def test_a_learner_passes_its_battery(name: str, case: Any) -> None:
     arguments, task = known("fedloom.learners", name, case)
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name], reason=f"the learner {name!r} needs an extra")
     make = builder("fedloom.learners", name)
 
     def build(dtype: str) -> Any:
@@ -323,7 +382,7 @@ def test_a_value_carries_the_spec_that_rebuilds_it(group: str, name: str, argume
     assert spec is not None
     assert (spec.group, spec.name) == (group, name)
     assert set(spec.arguments) == set(inspect.signature(builder(group, name)).parameters), "defaults are in the spec"
-    assert spec_of(resolve(ComponentSpec(group, name, arguments))) == spec
+    assert spec_of(resolve(ComponentSpec(group, name, to_json(arguments)))) == spec
 
 
 def test_fedprox_without_mu_is_fedavg_bit_for_bit() -> None:

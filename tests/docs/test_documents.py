@@ -43,6 +43,7 @@ LANGUAGES = {"python", "text", "toml", "console"}
 
 _FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_EXTRA = re.compile(r"^(?:<!--|#) extra: (\w+)", re.MULTILINE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
 _NAMES = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}|\b[0-9a-f]{8,}\b")
 
@@ -70,6 +71,12 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
+def skip_without_extra(path: Path) -> None:
+    """Skip a page or an example that says ``extra: PACKAGE`` in a comment, where the package is not installed."""
+    for package in _EXTRA.findall(path.read_text()):
+        pytest.importorskip(package, reason=f"{name_of(path)} needs {package}")
+
+
 PAGES = [page for page in DOCUMENTS if any(block.language != "text" for block in blocks_of(page))]
 
 
@@ -77,6 +84,7 @@ PAGES = [page for page in DOCUMENTS if any(block.language != "text" for block in
 def test_the_code_of_a_page_does_what_the_page_shows(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    skip_without_extra(page)
     monkeypatch.chdir(tmp_path)
     blocks = blocks_of(page)
     namespace: dict[str, Any] = {"__name__": "document"}
@@ -148,6 +156,7 @@ def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
 def test_an_example_runs_and_is_short(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without_extra(example)
     monkeypatch.chdir(tmp_path)
     assert 20 <= len(example.read_text().splitlines()) <= 60
     done = run_process(str(example))
@@ -224,8 +233,8 @@ def own_names(group: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "group",
-    ["algorithms", "learners", "datasets", "partitions", "preparations", "queries", "cohorts", "stops", "stages",
-     "aggregators", "optimizers", "ramps", "engines"],
+    ["algorithms", "learners", "models", "datasets", "partitions", "preparations", "queries", "cohorts", "stops",
+     "stages", "aggregators", "optimizers", "ramps", "engines"],
 )  # fmt: skip
 def test_the_readme_lists_what_there_is(group: str) -> None:
     row = re.search(rf"^\| {group} \| (.*) \|$", README.read_text(), re.MULTILINE)

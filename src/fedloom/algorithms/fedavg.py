@@ -69,7 +69,7 @@ def fedavg(
         step=step,
         params=lambda state: state.params,
         weighting=weighting,
-        needs=Capabilities(prox=isinstance(prox, Ramp) or prox > 0),
+        needs=Capabilities(prox=isinstance(prox, Ramp) or prox > 0, shaped=not local.plain),
     )
 
 

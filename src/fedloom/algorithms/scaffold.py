@@ -62,5 +62,7 @@ def scaffold(
         params=lambda state: state.params,
         parts=lambda layout: {"delta": layout, "control": layout},
         weighting=weighting,
-        needs=Capabilities(linear=True, gradient=option == "I", examples=weighting == "examples"),
+        needs=Capabilities(
+            linear=True, gradient=option == "I", examples=weighting == "examples", shaped=not local.plain
+        ),
     )

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import inspect
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import PurePath
@@ -78,8 +79,11 @@ class ComponentSpec:
 class Recipe(Generic[R]):
     """A builder with its arguments: what is mutable (a model) is never held but built afresh."""
 
-    build: Callable[[], R]
+    build: Callable[..., R]
+    """Builds with the arguments of the spec; takes a value for each that is open, by name."""
     spec: ComponentSpec
+    open: tuple[str, ...] = ()
+    """Arguments that were left None: whoever builds may know them, as the number of inputs."""
 
 
 def component(group: Group, name: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -110,7 +114,7 @@ def component(group: Group, name: str | None = None) -> Callable[[Callable[P, R]
             _check_words(called, builder, bound.arguments)
             spec = ComponentSpec(group, called, {key: to_json(value) for key, value in bound.arguments.items()})
             if group == "fedloom.models":
-                return cast("R", Recipe(lambda: builder(*args, **kwargs), spec))
+                return cast("R", _recipe(builder, bound, spec))
             value = builder(*args, **kwargs)
             if not is_dataclass(value) or "spec" not in {field.name for field in dataclasses.fields(value)}:
                 raise ComponentError(
@@ -123,6 +127,14 @@ def component(group: Group, name: str | None = None) -> Callable[[Callable[P, R]
         return build
 
     return decorate
+
+
+def _recipe(builder: Callable[..., R], bound: inspect.BoundArguments, spec: ComponentSpec) -> Recipe[R]:
+    def build(**filled: Any) -> R:
+        complete = inspect.BoundArguments(bound.signature, OrderedDict({**bound.arguments, **filled}))
+        return builder(*complete.args, **complete.kwargs)
+
+    return Recipe(build, spec, tuple(name for name, value in bound.arguments.items() if value is None))
 
 
 def _check_words(called: str, builder: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

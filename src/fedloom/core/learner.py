@@ -25,6 +25,10 @@ class Capabilities:
     gradient: bool = False
     examples: bool = False
     """Of an algorithm: it needs the number of training rows of the whole population."""
+    shaped: bool = False
+    """Of an algorithm: an optimizer, a clip or weight decay shapes its local steps."""
+    plain_only: bool = False
+    """Of a learner: its steps are its own, and cannot be shaped."""
     block: Literal["same bytes", "close", "no"] = "no"
     """How a client inside a block compares with the same client alone."""
     deterministic: bool = True
@@ -121,3 +125,5 @@ class LearnerBuilder:
     build: Callable[[Schema], Learner]
     task: Literal["classification", "regression"]
     spec: ComponentSpec | None = None
+    capabilities: Capabilities | None = None
+    """Those of every learner that it builds, so that a plan can refuse before the schema is agreed; None: not known."""

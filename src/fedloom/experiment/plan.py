@@ -144,8 +144,11 @@ def check_parts(experiment: Experiment, population: Population, splits: tuple[Sp
 
     Raises:
         PipelineError: When the stages cannot work on the algorithm's weights, whatever the size of the model.
-        PlanError: When cohort, policy or stop do not fit the data.
+        PlanError: When cohort, policy or stop do not fit the data, or the learner is known not to fit the algorithm.
     """
+    can: Capabilities | None = _value(experiment.learner).capabilities
+    if can is not None:
+        _check_capabilities(_value(experiment.algorithm), can, population)
     uniform = _value(experiment.algorithm).weighting == "uniform"
     _value(experiment.pipeline).bind(WireType(dim=None, dtype="float64", max_weight=1.0 if uniform else None))
     _check_cohort(_value(experiment.cohort), experiment.policy, population)
@@ -238,6 +241,11 @@ def _check_capabilities(algorithm: AnyAlgorithm, can: Capabilities, population: 
         raise PlanError(
             f"{algorithm.name} asks for the terms {lacking} of local work, which this learner cannot honour; choose "
             "another algorithm or learner"
+        )
+    if algorithm.needs.shaped and can.plain_only:
+        raise PlanError(
+            f"{algorithm.name} shapes its local steps by an optimizer, clip_norm or weight_decay; this learner takes "
+            "plain steps only: leave them out of the schedule"
         )
     if algorithm.needs.examples and population.examples is None:
         raise PlanError(

@@ -27,7 +27,7 @@ from fedloom.runtime.stopping import Stop
 NOT_IN_DIGEST = ("stop", "evaluate_every", "compare")
 """Fields that change no byte of a round: a resumed run may change them."""
 
-SAME_BYTES = frozenset({"logistic", "ridge"})
+SAME_BYTES = frozenset({"logistic", "ridge", "sklearn"})
 """Learners of our own whose blocks have the bytes of one client at a time: a ``LearnerBuilder`` does not tell."""
 
 

@@ -24,8 +24,8 @@ from fedloom.core.schedule import Schedule
 from fedloom.core.work import EvaluationResult, GradientResult, LocalResult, LocalWork
 from fedloom.errors import ComponentError, DataError
 from fedloom.learners import linear_evaluation
+from fedloom.learners.figures import merged_figures, probabilities
 from fedloom.learners.linear_block import LinearModel, advance, full_batch, group_jobs
-from fedloom.learners.linear_evaluation import probabilities
 from fedloom.learners.linear_loss import LOGISTIC, SOFTMAX, SQUARED, LinearLoss
 
 _CACHE_BYTES = 1_400_000
@@ -104,7 +104,7 @@ class LinearLearner:
 
     def figures(self, metrics: MetricSet) -> Mapping[str, float | None]:
         """Return what people read from merged metrics; ranking measures come from the histograms."""
-        return linear_evaluation.merged_figures(metrics)
+        return merged_figures(metrics)
 
     def predict(self, params: Vector, features: Vector) -> Vector:
         """Return class probabilities ``(rows, classes)``, or predicted numbers ``(rows,)`` for regression.
