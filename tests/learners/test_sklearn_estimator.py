@@ -289,7 +289,7 @@ def experiment(learner: Any, *, rounds: int = 3, algorithm: Any = None, task: st
 def test_one_and_two_workers_and_a_resume_give_the_same_bytes(name: str, arguments: Any, tmp_path: Path) -> None:
     learner = sklearn_estimator(name, arguments=arguments)
     one = local().run(experiment(learner))
-    two = local(workers=2).run(experiment(learner))
+    two = local(workers=2, pool="threads").run(experiment(learner))
     assert one.model_sha256 == two.model_sha256
     first = local(checkpoint_s=0).run(experiment(learner, rounds=1), output=tmp_path)
     assert first.folder is not None

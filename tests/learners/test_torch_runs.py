@@ -61,7 +61,7 @@ def test_a_perceptron_reads_digits_after_a_few_rounds() -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_one_worker_and_three_give_the_same_bytes(algorithm: str) -> None:
     made = experiment(regularised(), algorithm=ALGORITHMS[algorithm](), rounds=3)
-    one, three = (local(workers=workers).run(made) for workers in (1, 3))
+    one, three = (local(workers=workers, pool="threads").run(made) for workers in (1, 3))
     assert one.params.tobytes() == three.params.tobytes()
     assert one.rounds[-1].metrics == three.rounds[-1].metrics
 
@@ -147,7 +147,12 @@ class Choosy(nn.Module):
 def test_a_users_exception_is_reported_with_client_and_line() -> None:
     """Clients of 134 or 135 rows in batches of 16: those that end on one of 7 crash, and the record says where."""
     result = local().run(
-        experiment(Choosy(), rounds=1, cohort=fedloom.everyone(), policy=fedloom.RoundPolicy(quorum=1))
+        experiment(
+            learner=fedloom.torch_module(Choosy(), block="loop"),
+            rounds=1,
+            cohort=fedloom.everyone(),
+            policy=fedloom.RoundPolicy(quorum=1),
+        )
     )
     failures = result.rounds[0].failures
     line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "raise ValueError" in text)

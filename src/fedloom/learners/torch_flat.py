@@ -75,7 +75,7 @@ class FlatModule:
 
     def load(self, vector: Vector) -> None:
         """Put the numbers of a vector in the module, and its local buffers back to where they began."""
-        source = torch.from_numpy(_writable(vector))
+        source = torch.from_numpy(lent(vector))
         if self.in_order:
             self.flat.copy_(source)
         else:
@@ -91,7 +91,7 @@ class FlatModule:
 
     def arranged(self, vector: Vector) -> torch.Tensor:
         """Return a vector as a tensor in the order of the buffer; read-only."""
-        source = torch.from_numpy(_writable(vector)).to(self.device, self.dtype)
+        source = torch.from_numpy(lent(vector)).to(self.device, self.dtype)
         if self.in_order:
             return source
         arranged = torch.empty_like(self.flat)
@@ -179,8 +179,8 @@ def _buffers(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Ten
                 yield f"{prefix}.{name}" if prefix else name, owner, name, buffer
 
 
-def _writable(vector: Vector) -> Vector:
-    """Return an array that torch takes without a warning: the same memory, of which torch only reads."""
+def lent(vector: Vector) -> Vector:
+    """Return an array that torch takes without a warning: the same memory, of which torch may only read."""
     if vector.flags.writeable and vector.flags.c_contiguous:
         return vector
     return np.asarray(_Lent(np.ascontiguousarray(vector)))

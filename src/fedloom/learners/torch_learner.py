@@ -1,4 +1,4 @@
-"""The learner of torch modules: one client at a time, each thread with a module of its own."""
+"""The learner of torch modules: a client or a block of clients at a time, each thread with a module of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,24 @@ from fedloom.core.params import Dtype, ParamSpec, Vector
 from fedloom.core.work import EvaluationResult, GradientResult, LocalResult
 from fedloom.learners import torch_evaluation
 from fedloom.learners.figures import class_kinds, merged_figures, number_kinds
+from fedloom.learners.torch_block import BlockTask, MakeSteps, clients_at_once, train_block
 from fedloom.learners.torch_flat import FlatModule, vector_of
+from fedloom.learners.torch_perceptron import Perceptron, PerceptronSteps
+from fedloom.learners.torch_planner import Choice
 from fedloom.learners.torch_process import one_thread, seeded
 from fedloom.learners.torch_training import Task, full_gradient, train
+from fedloom.learners.torch_vmap import StackedSteps
 
 BUILD_KEY = Key.from_seed(0).child("torch", "module")
 """Seeds a module where no run's key is known: its frozen parameters and local buffers are the same at every party."""
-_BLOCK_BYTES = 8 << 20
-"""Parameters of a block's clients."""
+_LOOP = 10, 8 << 20
+"""Clients that are trained one after the other before their updates are sent, and bytes of their parameters."""
+_STACKED = {"cpu": (32, 16 << 20), "cuda": (128, 256 << 20)}
+"""Clients that share a step at most, and bytes of their parameters.
+
+On a CPU, for clients of very unequal sizes, 26 networks of 160,000 parameters took nine tenths of the time that 13 at
+once did; for equal clients 10 to 26 were alike, and 34 worse.
+"""
 _DRAW_NOTHING = ("torch.nn", "fedloom.learners.torch_networks")
 _DRAW = (
     nn.modules.dropout._DropoutNd,
@@ -64,7 +75,7 @@ class Spaces:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchLearner:
-    """Trains a module at one client after the other."""
+    """Trains a module at one client after the other, or a block of clients in stacked tensors."""
 
     task: Task
     spaces: Spaces
@@ -75,6 +86,9 @@ class TorchLearner:
     device: torch.device
     draws: bool
     """Whether the module may draw random numbers: then it has torch's generator alone while it trains."""
+    choice: Choice
+    perceptron: Perceptron | None
+    """The module by its widths, where the choice is ``mlp``."""
     capabilities: Capabilities
     spec: ComponentSpec | None = None
 
@@ -91,8 +105,14 @@ class TorchLearner:
 
     @property
     def block(self) -> int:
-        """Clients whose parameters are held at once: they are trained one after the other."""
-        return int(np.clip(_BLOCK_BYTES // (self.layout.size * self.task.inputs.dtype.itemsize), 1, 10))
+        """Clients whose parameters are held at once: a function of the model and the kind of device."""
+        most, most_bytes = _LOOP if self.choice.route == "loop" else _STACKED[self.device.type]
+        return clients_at_once(self.layout, self.task.inputs.dtype.itemsize, most_bytes=most_bytes, most=most)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How clients are trained, and why so."""
+        return (self.choice.sentence,)
 
     def init(self, key: Key) -> Vector:
         """Return the parameters and statistics of the module as its builder makes it under a key."""
@@ -102,10 +122,13 @@ class TorchLearner:
         return params
 
     def fit(self, jobs: Sequence[Job]) -> Sequence[LocalResult]:
-        """Do the local work of clients, one after the other."""
+        """Do the local work of clients, by the route that was chosen."""
         # A diverging client ends as an invalid update, not as a warning.
         with self._at_work() as space, np.errstate(over="ignore", invalid="ignore"):
-            return [self._trained(space, job) for job in jobs]
+            if self.choice.route == "loop" or len(jobs) < self.choice.fewest:
+                return [self._trained(space, job) for job in jobs]
+            block = BlockTask(task=self.task, layout=self.layout, steps=self._steps(space), most=self.block)
+            return train_block(block, jobs)
 
     def gradient(self, at: Vector, data: ClientDataset) -> GradientResult:
         """Return gradient and value of the client's objective in training mode, penalty included.
@@ -133,6 +156,12 @@ class TorchLearner:
     def figures(self, metrics: MetricSet) -> Mapping[str, float | None]:
         """Return what people read from merged metrics; ranking measures come from the histograms."""
         return merged_figures(metrics)
+
+    def _steps(self, space: FlatModule) -> MakeSteps:
+        if self.perceptron is not None:
+            return partial(PerceptronSteps, self.perceptron)
+        space.module.train()
+        return partial(StackedSteps, space.module, self.task)
 
     def _trained(self, space: FlatModule, job: Job) -> LocalResult:
         with self._random(job.keys.public.child("torch")):

@@ -15,6 +15,7 @@ from fedloom.core.data import Schema
 from fedloom.core.learner import Capabilities, LearnerBuilder
 from fedloom.core.params import Dtype
 from fedloom.errors import ComponentError, DataError, MissingExtra
+from fedloom.learners.torch_planner import BlockChoice
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,7 @@ else:  # what a file can say; the rest exists in Python only
     Loss = LossName | None
     TorchOptimizer = str
 _LOSSES = ("cross_entropy", "bce", "mse")
+_BLOCKS = ("auto", "loop", "mlp", "vmap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,9 @@ def torch_module(
     task: Literal["classification", "regression"] | None = None,
     dtype: Dtype = "float32",
     device: str = "cpu",
+    block: BlockChoice = "auto",
 ) -> LearnerBuilder:
-    """Any ``nn.Module``, trained at one client after the other.
+    """Any ``nn.Module``, trained at one client after the other or at a block of clients at once.
 
     The vector of the model holds its trained parameters, then its floating buffers (batch normalisation's statistics).
     Parameters that are frozen are in no vector, and have the values that the model's builder gives them; integer
@@ -90,9 +93,14 @@ def torch_module(
         task: What a loss of your own is about, and so which figures are computed: "classification" unless said.
         dtype: Type of parameters and local arithmetic.
         device: "cpu", "cuda", "cuda:1", or "auto": CUDA where there is one.
+        block: How clients are trained. "loop": one after the other. "mlp": linear layers with activations between them,
+            some clients at once, by gradients written out. "vmap": some clients at once, by ``torch.func``; for modules
+            that draw nothing, keep no statistics and treat each row by itself. "auto" chooses by the model and the kind
+            of device; a run's notes say what and why.
 
     Raises:
-        ComponentError: When arguments exclude each other or are outside their range, or CUDA is not there.
+        ComponentError: When arguments exclude each other or are outside their range, or CUDA is not there; when the
+            schema is agreed: a ``block`` that cannot work for this model, with the reason.
         MissingExtra: When torch is not installed; when the schema is agreed.
         DataError: When the schema is agreed: labels that the loss cannot take, or a model that does not fit a row or
             the loss; shapes are named.
@@ -103,6 +111,8 @@ def torch_module(
         'classification'
     """
     _check(loss, l2=l2, class_weight=class_weight, task=task, device=device)
+    if block not in _BLOCKS:
+        raise ComponentError(f"torch(block={block!r}): expected one of {', '.join(map(repr, _BLOCKS))}")
     if inputs is not None and shape is not None:
         raise ComponentError("torch(shape=..., inputs=...): with several inputs their shapes stand in `shapes`")
     if unknown := sorted(set(shapes or ()) - set(inputs or ())):
@@ -114,6 +124,7 @@ def torch_module(
     def build(schema: Schema) -> TorchLearner:
         _import_torch()
         from fedloom.learners.torch_check import check_model
+        from fedloom.learners.torch_facts import route_of
         from fedloom.learners.torch_flat import layout_of
         from fedloom.learners.torch_inputs import inputs_of
         from fedloom.learners.torch_learner import BUILD_KEY, Spaces, TorchLearner, may_draw
@@ -148,6 +159,8 @@ def torch_module(
         spaces = Spaces(module)
         with one_thread(), seeded(BUILD_KEY, where), spaces.taken() as space:
             check_model(made, space, columns=len(schema.columns))
+            choice, perceptron = route_of(made, space, block, columns=len(schema.columns))
+        exact = where.type == "cpu" and choice.route != "vmap"
         return TorchLearner(
             task=made,
             spaces=spaces,
@@ -156,7 +169,15 @@ def torch_module(
             dtype=dtype,
             device=where,
             draws=may_draw(module, known_loss=isinstance(loss, str)),
-            capabilities=Capabilities(linear=True, prox=True, gradient=True, deterministic=where.type == "cpu"),
+            choice=choice,
+            perceptron=perceptron,
+            capabilities=Capabilities(
+                linear=True,
+                prox=True,
+                gradient=True,
+                block="same bytes" if exact else "close",
+                deterministic=where.type == "cpu",
+            ),
         )
 
     return LearnerBuilder(build, about)

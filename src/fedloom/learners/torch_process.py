@@ -13,7 +13,7 @@ from fedloom.core.keys import Key
 
 
 class _Threads:
-    """Counts who wants one thread: the first to come notes the number before, and it is put back."""
+    """Counts who wants one thread: the first to come notes the number before, the last to leave puts it back."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -28,18 +28,23 @@ _drawing = threading.RLock()
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit torch to one thread: small models are faster, and two threads round differently."""
+    """Limit torch to one thread: small models are faster, and two threads round differently.
+
+    Part of the number is the process's own (MKL's), part the calling thread's: only the last to leave puts it back, or
+    those still at work would round differently from then on.
+    """
     with _threads.lock:
         if _threads.inside == 0:
             _threads.before = torch.get_num_threads()
         _threads.inside += 1
-        torch.set_num_threads(1)  # a number of the calling thread as well
+        torch.set_num_threads(1)
     try:
         yield
     finally:
         with _threads.lock:
             _threads.inside -= 1
-            torch.set_num_threads(_threads.before)
+            if _threads.inside == 0:
+                torch.set_num_threads(_threads.before)
 
 
 @contextmanager
