@@ -1,24 +1,18 @@
-"""A contest: one real run of the engine, with a round of every rival between two of its rounds, on the same cohort."""
+"""A contest: whoever leads does its own rounds, and between two of them every rival does one, on the same cohort.
+
+What is clocked of the leader is the time between two of its calls, so everything it does counts.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy_loop import NumpyLoop
-from threadpoolctl import threadpool_limits
-from workloads import Rows, Workload, cohort_of, draw_rows, experiment, mean_loss
-
-import fedloom
-
-TOLERANCE = 1e-3
-"""Largest difference between the final losses: all contestants have then done the same work."""
+from losses import MOVED, TOLERANCE, distance, mean_loss
+from workloads import Params, Task, Workload
 
 
 class Rival(Protocol):
@@ -30,77 +24,112 @@ class Rival(Protocol):
         """Do one round."""
         ...
 
-    def loss(self) -> float:
-        """Return the mean loss over all rows."""
+    def params(self) -> Params:
+        """Return the parameters, by the names of the task's start."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Seconds of each counted round and final loss, by contestant; the rounds stand at equal places."""
+    """Seconds of each counted round, final loss and distance moved, by contestant; rounds stand at equal places."""
 
     workload: Workload
     seconds: Mapping[str, Sequence[float]]
     losses: Mapping[str, float]
+    moved: Mapping[str, float]
 
     @property
     def agrees(self) -> bool:
-        """Whether all contestants reached the same loss."""
-        return max(self.losses.values()) - min(self.losses.values()) <= TOLERANCE
+        """Whether all contestants have done the same work."""
+        losses, moved, model = self.losses.values(), self.moved.values(), self.workload.model
+        return max(losses) - min(losses) <= TOLERANCE[model] and max(moved) <= (1 + MOVED[model]) * min(moved)
+
+
+def judged(task: Task, seconds: Mapping[str, Sequence[float]], params: Mapping[str, Params]) -> Outcome:
+    """Return the outcome of contestants, given the last parameters of each."""
+    return Outcome(
+        task.rows.workload,
+        seconds,
+        losses={name: mean_loss(own, task.rows) for name, own in params.items()},
+        moved={name: distance(own, task.start) for name, own in params.items()},
+    )
 
 
 class Contest:
-    """The engine's ``on_round``: clocks the round that ended, then lets the rivals do theirs.
+    """Clocks the leader's rounds, and lets the rivals do theirs in between.
 
-    What is clocked of the engine is the time between two of its calls, so everything it does counts: cohort, local
-    work, encode, sum, server step, record, checkpoint. Every contestant starts after one pass over all rows, so that
-    none finds its cohort in a cache that another has just filled.
+    Every contestant starts after one pass over all rows, so that none finds its cohort in a cache that another has just
+    filled.
     """
 
-    def __init__(self, rows: Rows, rivals: Sequence[Rival]) -> None:
-        self.rows = rows
+    def __init__(self, task: Task, rivals: Sequence[Rival], *, leader: str = "fedloom") -> None:
+        self.task = task
         self.rivals = rivals
-        self.seconds: dict[str, list[float]] = {"fedloom": [], **{rival.name: [] for rival in rivals}}
+        self.leader = leader
+        self.rounds = 0
+        self.first_done_at: float | None = None
+        """Time of day at which the leader's first round was done: a process that started this one knows the rest."""
+        self.seconds: dict[str, list[float]] = {leader: [], **{rival.name: [] for rival in rivals}}
         self._started = time.perf_counter()
 
-    def __call__(self, record: fedloom.RoundRecord) -> None:
-        """Take over after a round of the engine."""
-        self.seconds["fedloom"].append(time.perf_counter() - self._started)
-        cohort = cohort_of(record.included)
-        first = record.round % max(len(self.rivals), 1)
+    @property
+    def cohort(self) -> Sequence[int]:
+        """The clients of the round that is going on."""
+        return self.task.cohorts[self.rounds]
+
+    def start(self) -> None:
+        """Say that the leader begins now: what it took to get ready is not part of a round."""
+        self.task.rows.touch()
+        self._started = time.perf_counter()
+
+    def round_done(self) -> None:
+        """Take over after a round of the leader, and hand back when every rival has done one."""
+        self.seconds[self.leader].append(time.perf_counter() - self._started)
+        if self.first_done_at is None:
+            self.first_done_at = time.time()
+        cohort = self.cohort
+        first = self.rounds % max(len(self.rivals), 1)
         for rival in [*self.rivals[first:], *self.rivals[:first]]:
-            self._pass_over_rows()
+            self.task.rows.touch()
             started = time.perf_counter()
             rival.round(cohort)
             self.seconds[rival.name].append(time.perf_counter() - started)
-        self._pass_over_rows()
-        self._started = time.perf_counter()
+        self.rounds += 1
+        self.start()
 
-    def _pass_over_rows(self) -> None:
-        np.add.reduce(self.rows.features, axis=None)
+    def told(self, seconds: Sequence[float], *, first_done_at: float) -> None:
+        """Take the seconds of a leader that clocks itself, because nobody can come between its rounds."""
+        self.seconds[self.leader].extend(seconds)
+        self.first_done_at = first_done_at
+
+    def rivals_alone(self, rounds: range) -> None:
+        """Let the rivals do some rounds while the leader rests."""
+        for number in rounds:
+            for rival in self.rivals:
+                self.task.rows.touch()
+                started = time.perf_counter()
+                rival.round(self.task.cohorts[number])
+                self.seconds[rival.name].append(time.perf_counter() - started)
+
+    def outcome(self, params: Params) -> Outcome:
+        """Return what came out, given the leader's last parameters; the first round and the last are not counted."""
+        found = {self.leader: params, **{rival.name: rival.params() for rival in self.rivals}}
+        return judged(self.task, {name: taken[1:-1] for name, taken in self.seconds.items()}, found)
 
 
-def has_torch() -> bool:
-    """Return whether the PyTorch loop can run here."""
-    return importlib.util.find_spec("torch") is not None
+Leader = Callable[[Contest], Params]
+"""Runs the rounds of a contest's task: calls ``start``, and ``round_done`` after each round; returns its parameters."""
 
 
-def hold(workload: Workload, *, rounds: int) -> Outcome:
-    """Run a workload for ``rounds`` counted rounds.
-
-    The first round is not counted, because it has the engine's start in it, nor the last, which has its evaluation.
-    """
-    rows = draw_rows(workload)
-    rivals: list[Rival] = [NumpyLoop(rows)]
-    if has_torch():
+def loops(task: Task, *, numpy_too: bool = True) -> list[Rival]:
+    """Return the plain loops that can do the task here: PyTorch's with torch, numpy's of linear models."""
+    rivals: list[Rival] = []
+    if importlib.util.find_spec("torch") is not None:
         from torch_loop import TorchLoop
 
-        rivals.insert(0, TorchLoop(rows))
-    contest = Contest(rows, rivals)
-    plan = experiment(rows, rounds=rounds + 2)
-    with threadpool_limits(limits=1, user_api="blas"), tempfile.TemporaryDirectory() as folder:
-        result = fedloom.local().run(plan, output=Path(folder), on_round=[contest])
-        leaves = result.leaves()
-        losses = {"fedloom": mean_loss(leaves["coef"], leaves["intercept"], rows)}
-        losses |= {rival.name: rival.loss() for rival in rivals}
-    return Outcome(workload, {name: taken[1:-1] for name, taken in contest.seconds.items()}, losses)
+        rivals.append(TorchLoop(task))
+    if numpy_too and task.rows.workload.model == "linear":
+        from numpy_loop import NumpyLoop
+
+        rivals.append(NumpyLoop(task))
+    return rivals

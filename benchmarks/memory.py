@@ -1,4 +1,7 @@
-"""Peak memory, each figure in a process of its own: a peak never falls, so nothing else may have run there before."""
+"""What each further client of a population adds to the peak memory: two runs, each in a process of its own.
+
+A peak never falls, so nothing else may have run there before.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,20 @@ import multiprocessing
 import resource
 import sys
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import ParamSpec
 
 import population
-from workloads import W1, draw_rows, experiment
 
 import fedloom
 
-P = ParamSpec("P")
 ROUNDS = 5
-
-
-def peak_of_w1() -> int:
-    """Return the peak resident bytes of a run of W1, its 188 MB of rows included, torch not."""
-    return _in_new_process(_run_w1)
 
 
 def bytes_per_client() -> float:
     """Return what each further generated client adds to the peak, from 1,000 to 1,000,000 of them."""
     small, large = population.SMALL, population.LARGE
-    return (_in_new_process(_run_population, large) - _in_new_process(_run_population, small)) / (large - small)
+    return (_peak_of(large) - _peak_of(small)) / (large - small)
 
 
 def peak_bytes() -> int:
@@ -46,22 +40,12 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _in_new_process(work: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
+def _peak_of(clients: int) -> int:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *args, **kwargs).result()
+        return pool.submit(_run, clients).result()
 
 
-def _run_w1() -> int:
-    return _run(experiment(draw_rows(W1), rounds=ROUNDS))
-
-
-def _run_population(clients: int) -> int:
-    return _run(population.experiment(clients, rounds=ROUNDS))
-
-
-def _run(plan: fedloom.Experiment) -> int:
+def _run(clients: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        fedloom.local().run(plan, output=Path(folder))
-    if "torch" in sys.modules:
-        raise RuntimeError("torch was loaded in the process whose memory is measured")
+        fedloom.local().run(population.experiment(clients, rounds=ROUNDS), output=Path(folder))
     return peak_bytes()

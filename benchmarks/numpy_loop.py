@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from workloads import LEARNING_RATE, Floats, Ints, Rows, mean_loss
+from workloads import LEARNING_RATE, Floats, Ints, Params, Task
 
 
 class NumpyLoop:
@@ -13,13 +13,11 @@ class NumpyLoop:
 
     name = "N0"
 
-    def __init__(self, rows: Rows, *, seed: int = 2) -> None:
-        workload = rows.workload
-        self.rows = rows
+    def __init__(self, task: Task, *, seed: int = 2) -> None:
+        workload = task.rows.workload
         self.batch = workload.batch
-        self.weight = np.zeros((workload.outputs, workload.features), np.float32)
-        self.bias = np.zeros(workload.outputs, np.float32)
-        self._clients = [rows.client(index) for index in range(workload.clients)]
+        self.weight, self.bias = task.start["coef"].copy(), task.start["intercept"].copy()
+        self._clients = [task.rows.client(index) for index in range(workload.clients)]
         self._train = _train_logistic if workload.outputs == 1 else _train_softmax
         self._rng = np.random.default_rng(seed)
 
@@ -43,9 +41,9 @@ class NumpyLoop:
         self.weight += mean_weight
         self.bias += mean_bias
 
-    def loss(self) -> float:
-        """Return the mean loss over all rows of all clients."""
-        return mean_loss(self.weight, self.bias, self.rows)
+    def params(self) -> Params:
+        """Return the parameters by the names of the task's start."""
+        return {"coef": self.weight, "intercept": self.bias}
 
 
 def _train_softmax(weight: Floats, bias: Floats, x: Floats, y: Ints, batches: Sequence[Ints]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def machine() -> dict[str, str | int | None]:
+def machine() -> dict[str, str | int | float | None]:
     """Return what figures depend on and a reader of the JSON file cannot know."""
     versions: dict[str, str | None] = {}
     for name in ("fedloom", "numpy", "torch"):
@@ -64,4 +66,19 @@ def machine() -> dict[str, str | int | None]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
-    return {"python": platform.python_version(), "processor": platform.machine(), "cores": os.cpu_count(), **versions}
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _processor() -> str:
+    """Return the name of the processor, or of its kind where the system does not tell."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

@@ -12,29 +12,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
-from workloads import LEARNING_RATE, Rows, mean_loss
+from workloads import IMAGE, LEARNING_RATE, Params, Task, Workload
+
+_LINEAR_NAMES = {"weight": "coef", "bias": "intercept"}
 
 
 class TorchLoop:
-    """A linear module, its clients and its rounds."""
+    """A module, its clients and its rounds."""
 
     name = "P0"
 
-    def __init__(self, rows: Rows, *, seed: int = 3) -> None:
+    def __init__(self, task: Task, *, seed: int = 3) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(seed)
-        workload = rows.workload
-        self.rows = rows
+        rows, workload = task.rows, task.rows.workload
         self.batch = workload.batch
-        self.model = torch.nn.Linear(workload.features, workload.outputs)
-        for parameter in self.model.parameters():
-            torch.nn.init.zeros_(parameter)
-        self._loss = _logistic if workload.outputs == 1 else functional.cross_entropy
+        self.model = module_of(workload)
+        load(self.model, task.start)
+        self._loss = loss_of(workload)
         # Views of the same memory: no client's rows exist twice.
-        features, labels = torch.from_numpy(rows.features), torch.from_numpy(rows.labels)
-        labels = labels.float() if workload.outputs == 1 else labels
-        self._clients = list(zip(features.split(workload.rows), labels.split(workload.rows), strict=True))
+        features, labels = tensors_of(workload, rows.features, rows.labels)
+        sizes = rows.sizes.tolist()
+        self._clients = list(zip(features.split(sizes), labels.split(sizes), strict=True))
 
     def round(self, cohort: Sequence[int]) -> None:
         """Train every client of the cohort from the common model, and take the weighted mean of their state dicts."""
@@ -48,9 +49,9 @@ class TorchLoop:
                 mean[name].lerp_(value, len(y) / seen)
         self.model.load_state_dict(mean)
 
-    def loss(self) -> float:
-        """Return the mean loss over all rows of all clients."""
-        return mean_loss(self.model.weight.detach().numpy(), self.model.bias.detach().numpy(), self.rows)
+    def params(self) -> Params:
+        """Return the model's parameters by the names of the task's start."""
+        return params_of(self.model)
 
     def _trained(self, x: Any, y: Any) -> Any:
         local = copy.deepcopy(self.model)
@@ -62,6 +63,46 @@ class TorchLoop:
             loss.backward()
             optimizer.step()
         return local
+
+
+def module_of(workload: Workload) -> Any:
+    """Return the workload's model as a module."""
+    outputs = workload.outputs
+    match workload.model:
+        case "linear":
+            return nn.Linear(workload.features, outputs)
+        case "mlp":
+            return nn.Sequential(nn.Linear(workload.features, 200), nn.ReLU(), nn.Linear(200, outputs))
+        case "cnn":
+            return nn.Sequential(
+                nn.Conv2d(IMAGE[0], 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Flatten(), nn.Linear(64 * 7 * 7, 512), nn.ReLU(), nn.Linear(512, outputs),
+            )  # fmt: skip
+
+
+def load(model: Any, params: Params) -> None:
+    """Put parameters into a module."""
+    short = {own: name for name, own in _LINEAR_NAMES.items()}
+    model.load_state_dict({short.get(name, name): torch.from_numpy(leaf.copy()) for name, leaf in params.items()})
+
+
+def params_of(model: Any) -> Params:
+    """Return a module's parameters as arrays, by the names of the task's start."""
+    return {_LINEAR_NAMES.get(name, name): leaf.detach().numpy().copy() for name, leaf in model.state_dict().items()}
+
+
+def tensors_of(workload: Workload, features: Any, labels: Any) -> tuple[Any, Any]:
+    """Return arrays as the tensors that model and loss take: features as a view."""
+    x, y = torch.from_numpy(features), torch.from_numpy(labels)
+    if workload.model == "cnn":
+        x = x.view(-1, *IMAGE)
+    return x, y.float() if workload.outputs == 1 else y
+
+
+def loss_of(workload: Workload) -> Any:
+    """Return the mean loss of a batch as a function of outputs and labels."""
+    return _logistic if workload.outputs == 1 else functional.cross_entropy
 
 
 def _logistic(logits: Any, labels: Any) -> Any:

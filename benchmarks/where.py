@@ -6,12 +6,13 @@ import functools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from workloads import Workload, draw_rows, experiment
+from federation import experiment
+from workloads import Workload, draw_rows
 
 import fedloom
 
@@ -21,9 +22,9 @@ PARTS = {
         "learners.linear_block:_Minibatches.__init__",
         "learners.linear_block:_Minibatches.at",
     ],
-    "local work: shuffles": ["core.schedule:Schedule.order"],
-    "client programs": ["runtime.client:drive"],
-    "encode": ["runtime.client:finish"],
+    "local work: shuffles": ["core.schedule:Schedule.orders"],
+    "client programs": ["runtime.client:_advance", "runtime.client:_answer"],
+    "encode": ["runtime.client:_encode"],
     "sum": ["runtime.coordinator:OpenRound.receive"],
     "keys, state, start of programs": ["runtime.client:begin"],
     "cohort and orders": ["runtime.coordinator:Coordinator.open_round"],
@@ -37,8 +38,8 @@ REST = "rest"
 class Clock:
     """Adds up the time of each part, less the time of the parts that it calls."""
 
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys([*PARTS, REST], 0.0)
+    def __init__(self, parts: Sequence[str]) -> None:
+        self.seconds = dict.fromkeys(parts, 0.0)
         self._stack = [REST]
         self._since = time.perf_counter()
 
@@ -74,23 +75,29 @@ class Clock:
 def parts_of_a_round(workload: Workload, *, rounds: int) -> dict[str, float]:
     """Return the median seconds that each part takes of a round, the clock's own cost of about 1 % included."""
     rows = draw_rows(workload)
-    clock = Clock()
+    clock = Clock([*PARTS, REST])
     taken: list[dict[str, float]] = []
     plan = experiment(rows, rounds=rounds + 2)
     for part, names in PARTS.items():
         for name in names:
-            _replace(name, functools.partial(clock.wrap, part))
+            replaced(name, functools.partial(clock.wrap, part))
     with tempfile.TemporaryDirectory() as folder:
         fedloom.local().run(plan, output=Path(folder), on_round=[lambda _record: taken.append(clock.take())])
     counted = taken[1:-1]
     return {part: statistics.median(each[part] for each in counted) for part in [*PARTS, REST]}
 
 
-def _replace(name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Change a function of the library in place, named as ``module:attribute`` or ``module:Class.attribute``."""
+def replaced(name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
+    """Change a function of the library in place, named as ``module:attribute`` or ``module:Class.attribute``.
+
+    Returns:
+        A function that puts it back.
+    """
     module, _, path = name.partition(":")
     *owners, attribute = path.split(".")
     owner: Any = import_module(f"fedloom.{module}")
     for step in owners:
         owner = getattr(owner, step)
-    setattr(owner, attribute, change(getattr(owner, attribute)))
+    before = getattr(owner, attribute)
+    setattr(owner, attribute, change(before))
+    return functools.partial(setattr, owner, attribute, before)
