@@ -12,10 +12,10 @@ PIP := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment would race
-.PHONY: help demo test test-all test-extras check fmt bench docs lock clean
+.PHONY: help demo test test-all test-extras check fmt bench bench-peers bench-growth docs lock clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-18s %s\n' "$$name" "$$text"; done
 
 demo: $(STAMPS)/package ## Run the demonstration: one federated run, offline, in a few seconds
 	@$(BIN)/fedloom demo $(ARGS)
@@ -26,8 +26,9 @@ test: $(STAMPS)/dev $(STAMPS)/package ## Run the tests, the slow ones left out
 test-all: $(STAMPS)/dev $(STAMPS)/package ## Run every test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-extras: $(STAMPS)/dev $(STAMPS)/torch $(STAMPS)/package ## Run the tests of the extras; installs PyTorch for the CPU first
-	$(BIN)/python -m pytest -n 2 tests/learners/test_torch_*.py tests/conformance tests/docs $(ARGS)
+test-extras: $(STAMPS)/dev $(STAMPS)/extras $(STAMPS)/package ## Run the tests of the extras; installs PyTorch, Ray and others first
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests/learners tests/engines/test_ray_*.py tests/data/test_parquet_file.py \
+		tests/store/test_rounds.py tests/conformance tests/benchmarks tests/docs $(ARGS)
 
 check: $(STAMPS)/dev $(STAMPS)/package ## Check style, format, types and the direction of imports
 	$(BIN)/ruff check .
@@ -39,8 +40,14 @@ fmt: $(STAMPS)/dev ## Format the code and apply the safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMPS)/package ## Measure speed and memory
+bench: $(STAMPS)/extras $(STAMPS)/package ## Measure speed and memory against the plain loops
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-peers: $(STAMPS)/extras $(STAMPS)/package ## Measure other frameworks beside it, each in an environment of its own
+	$(BIN)/python benchmarks/peers/run.py --output benchmarks/results $(ARGS)
+
+bench-growth: $(STAMPS)/package ## Measure how rounds grow with cohort, population and parameters
+	$(BIN)/python benchmarks/growth.py --output benchmarks/results $(ARGS)
 
 docs: $(STAMPS)/docs $(STAMPS)/package ## Build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -n -W --keep-going -b html -d build/doctrees docs build/docs $(ARGS)
@@ -82,11 +89,12 @@ $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/run
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# Not in a lock: which build of PyTorch is right depends on the machine. The version is the one that the tests run with.
-TORCH := torch==2.13.0
-$(STAMPS)/torch: $(STAMPS)/dev
-	@echo "Installing $(TORCH) (once; needs the network)"
-	@$(PIP) install $(TORCH)
+# Not in a lock: which build of PyTorch is right depends on the machine. The versions are those that the tests run with;
+# PyTorch comes first, so that nothing else brings another build of it.
+$(STAMPS)/extras: requirements/extras.txt $(STAMPS)/dev
+	@echo "Installing requirements/extras.txt (once; needs the network)"
+	@$(PIP) install $$(grep '^torch==' requirements/extras.txt)
+	@$(PIP) install -r requirements/extras.txt
 	@touch $@
 
 $(STAMPS)/docs: requirements/docs.txt $(STAMPS)/run

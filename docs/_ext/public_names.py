@@ -114,6 +114,12 @@ def _shortened(text: str) -> str:
     return _NO_PYTHON.sub("= ...", text)
 
 
+def skip_inherited(*documented: Any) -> bool | None:
+    """Leave out what scikit-learn puts into its estimators, such as `set_fit_request`: its own pages describe it."""
+    home = getattr(documented[3], "__module__", None) or ""
+    return True if home.startswith("sklearn.") else None
+
+
 def by_public_name(app: Sphinx, env: Any, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
     """Resolve a type that an annotation names by its home to the page of its public name.
 
@@ -123,7 +129,7 @@ def by_public_name(app: Sphinx, env: Any, node: pending_xref, content: nodes.Ele
         return None
     last = node["reftarget"].rpartition(".")[2]
     domain = env.domains["py"]
-    for package in ("fedloom", "fedloom.errors", *(f"fedloom.{package}" for package in PACKAGES)):
+    for package in ("fedloom", "fedloom.errors", "fedloom.estimators", *(f"fedloom.{package}" for package in PACKAGES)):
         if f"{package}.{last}" in domain.objects:
             found: nodes.Node | None = domain.resolve_xref(
                 env, node["refdoc"], app.builder, "obj", f"{package}.{last}", node, content
@@ -137,5 +143,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("public-names", PublicNames)
     app.connect("autodoc-process-docstring", read_sections)
     app.connect("autodoc-process-signature", shorten)
+    app.connect("autodoc-skip-member", skip_inherited)
     app.connect("missing-reference", by_public_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

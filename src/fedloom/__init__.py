@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from fedloom.engines import RunResult as RunResult
     from fedloom.engines import TrainedModel as TrainedModel
     from fedloom.engines import local as local
+    from fedloom.engines import ray as ray
     from fedloom.errors import AlgorithmError as AlgorithmError
     from fedloom.errors import ComponentError as ComponentError
     from fedloom.errors import ConfigError as ConfigError
@@ -206,6 +207,7 @@ _HOME = {
     "plain_sum": "pipeline",
     "poisson": "runtime.cohort",
     "quantiles": "analytics",
+    "ray": "engines",
     "ridge": "learners",
     "scaffold": "algorithms",
     "sgd": "optim",

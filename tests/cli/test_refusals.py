@@ -80,7 +80,7 @@ def test_all_violations_of_a_file_come_at_once_with_file_and_line(tmp_path: Path
         ("evaluate_every=0", "evaluate_every"),
         ("engine.workers=0", "workers"),
         ("engine.worker=2", "workers"),
-        ("engine.name=ray", "ray"),
+        ("engine.name=rey", "ray"),
         ("output.folder=3", "folder"),
         ("cohort.fraction=7", "fraction"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -165,4 +165,7 @@ def test_spec_of_finds_a_spec_or_none() -> None:
 
     assert spec_of(made()) == ComponentSpec("fedloom.stops", "made", {"size": 3})
     assert spec_of(Made(3)) is None
+    assert spec_of(replace(made(), size=3)) == spec_of(made()), "nothing has changed"
+    assert spec_of(replace(made(), size=4)) is None, "the builder never made this"
+    assert to_json(replace(made(), size=4)) == UNNAMED
     assert spec_of(print) is None

@@ -77,10 +77,16 @@ def skip_without_extra(path: Path) -> None:
         pytest.importorskip(package, reason=f"{name_of(path)} needs {package}")
 
 
+def with_slow_ones_marked(paths: list[Path]) -> list[Any]:
+    """Return parameters: what starts a Ray cluster takes many seconds."""
+    slow = {path for path in paths if "ray" in _EXTRA.findall(path.read_text())}
+    return [pytest.param(path, marks=[pytest.mark.slow] if path in slow else [], id=name_of(path)) for path in paths]
+
+
 PAGES = [page for page in DOCUMENTS if any(block.language != "text" for block in blocks_of(page))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", with_slow_ones_marked(PAGES))
 def test_the_code_of_a_page_does_what_the_page_shows(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +160,7 @@ def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=False)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+@pytest.mark.parametrize("example", with_slow_ones_marked(EXAMPLES))
 def test_an_example_runs_and_is_short(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_without_extra(example)
     monkeypatch.chdir(tmp_path)

@@ -76,7 +76,8 @@ class Interrupting:
     def __init__(self, data: Pooled, *, after: int) -> None:
         self.data = data
         self.left = after
-        self.spec = data.spec
+        assert data.spec is not None
+        self.spec = replace(data.spec, made=None)  # it says the same of another value
         self.fingerprint = data.fingerprint
         self.population = data.population
         self.schema = data.schema
@@ -106,7 +107,7 @@ def cut() -> Callable[[fedloom.Experiment, int], fedloom.Experiment]:
                 raise KeyboardInterrupt
             return (yield from algorithm.client(broadcast, state, ctx))
 
-        return replace(asked, algorithm=replace(algorithm, client=client))
+        return replace(asked, algorithm=replace(algorithm, client=client, spec=replace(algorithm.spec, made=None)))
 
     return change
 

@@ -45,7 +45,7 @@ def with_client(asked: fedloom.Experiment, program: Any) -> fedloom.Experiment:
         update, new = yield from algorithm.client(broadcast, state, ctx)
         return program(ctx, update), new
 
-    return replace(asked, algorithm=replace(algorithm, client=client))
+    return replace(asked, algorithm=replace(algorithm, client=client, spec=replace(algorithm.spec, made=None)))
 
 
 def crash(ctx: Any, update: Any) -> Any:
@@ -85,7 +85,7 @@ def test_a_crash_is_raised_in_place_when_debugging(experiment: Make) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_client_that_sends_nan_is_never_summed(strict: bool, workers: int, experiment: Make) -> None:
     asked = experiment(rounds=4)
-    poisoned = local(strict=strict, workers=workers).run(with_client(asked, poison))
+    poisoned = local(strict=strict, workers=workers, pool="threads").run(with_client(asked, poison))
     absent = local().run(with_client(asked, crash))
     assert {(f.client, f.kind) for record in poisoned.records for f in record.failures} == {("c2", "invalid")}
     assert poisoned.model_sha256 == absent.model_sha256  # an invalid update is an absent one
@@ -110,7 +110,9 @@ def test_a_step_that_raises_fails_the_run_which_resumes_when_mended(
     checkpoint_s: float, tmp_path: Path, experiment: Make
 ) -> None:
     asked = experiment(rounds=5)
-    broken = replace(asked, algorithm=replace(asked.algorithm, step=broken_step))  # type: ignore[type-var]
+    algorithm: Any = asked.algorithm
+    named = replace(algorithm.spec, made=None)
+    broken = replace(asked, algorithm=replace(algorithm, step=broken_step, spec=named))
     with pytest.raises(AlgorithmError, match="round 3: the server step of fedavg raised KeyError") as failed:
         local(checkpoint_s=checkpoint_s).run(broken, output=tmp_path)
     assert str(failed.value).count(line_of(broken_step, "raise KeyError")) == 1
@@ -133,8 +135,10 @@ def test_a_step_that_gives_nan_is_not_committed(value: float, tmp_path: Path, ex
         moved = state.params + mean["delta"]
         return replace(state, params=moved * value if mean.round == 2 else moved)
 
+    algorithm: Any = asked.algorithm
+    wild = replace(algorithm, step=step, spec=replace(algorithm.spec, made=None))
     with pytest.raises(AlgorithmError, match="round 2: the server step of fedavg gave a NaN or an infinity"):
-        local().run(replace(asked, algorithm=replace(asked.algorithm, step=step)), output=tmp_path)  # type: ignore[type-var]
+        local().run(replace(asked, algorithm=wild), output=tmp_path)
     (run,) = list_runs(tmp_path)
     assert (run.status, run.rounds) == ("failed", 1)
     assert local().run(asked, resume=run.folder).model_sha256 == local().run(asked).model_sha256

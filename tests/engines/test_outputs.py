@@ -253,3 +253,10 @@ def test_prepared_rows_of_a_client_are_those_that_it_trained_on(experiment: Make
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(rows.std(axis=0), 1, atol=1e-12)
     assert isinstance(result.prepare(ClientDataset({FEATURES: rows})), ClientDataset)
+
+
+def test_a_comparison_that_the_learner_cannot_make_is_refused_before_round_1(experiment: Make, tmp_path: Path) -> None:
+    asked = experiment(compare=True, learner=fedloom.sklearn_estimator("SGDClassifier"))
+    with pytest.raises(fedloom.errors.PlanError, match="compare = true trains pooled and local models"):
+        local().run(asked, output=tmp_path)
+    assert not list(tmp_path.iterdir())

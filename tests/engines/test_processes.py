@@ -16,11 +16,13 @@ import pytest
 
 import fedloom
 from fedloom import local
+from fedloom.core.component import component
 from fedloom.core.data import FEATURES
 from fedloom.engines import processes
 from fedloom.engines.shared_rows import is_named, read_rows, shared_folder, write_rows
 from fedloom.engines.worker_messages import Phase
 from fedloom.errors import PlanError, WorkerError
+from fedloom.runtime.stopping import Stop
 
 Make = Any
 Same = Callable[..., None]
@@ -79,6 +81,27 @@ def test_what_was_made_in_python_is_for_threads(experiment: Make) -> None:
     assert any("2 workers are threads and not processes: algorithm" in note for note in result.notes)
     with pytest.raises(PlanError, match="debug raises an exception where it happens"):
         local(workers=2, pool="processes", debug=True).run(asked)
+
+
+@component("fedloom.stops", "of_this_script")
+def of_this_script() -> Stop:
+    return fedloom.max_rounds(1)
+
+
+def test_what_no_installed_package_provides_is_for_threads(experiment: Make, same: Same) -> None:
+    asked = experiment(stop=of_this_script(), algorithm="scaffold")
+    result = local(workers=2).run(asked)
+    assert any("2 workers are threads and not processes: stop" in note for note in result.notes)
+    same(local().run(asked), result)
+
+
+def test_what_was_changed_after_its_builder_made_it_is_for_threads(experiment: Make) -> None:
+    asked = experiment(rounds=1)
+    changed = replace(asked, algorithm=replace(asked.algorithm, step=lambda state, _mean: state))
+    assert asked.digest != changed.digest
+    with pytest.raises(PlanError, match='pool = "processes": algorithm made in Python'):
+        local(workers=2, pool="processes").run(changed)
+    assert not np.any(local(workers=2).run(changed).leaves()["coef"]), "its step leaves the zeros of the start"
 
 
 def test_a_worker_that_is_killed_ends_the_run_which_resumes(

@@ -66,7 +66,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
     at: int, workers: int, tmp_path: Path, experiment: Make, same: Same
 ) -> None:
     asked = experiment("scaffold", cohort=uniform(6))
-    engine = local(workers=workers)
+    engine = local(workers=workers, pool="threads")
     with pytest.raises(fedloom.RunInterrupted) as stopped:
         engine.run(asked, output=tmp_path, on_round=[Stop(at)])
     folder = stopped.value.folder
@@ -86,8 +86,8 @@ def test_ctrl_c_inside_a_round_loses_that_round_only(
 ) -> None:
     asked = experiment("scaffold", block=2)
     with pytest.raises(fedloom.RunInterrupted) as stopped:
-        local(workers=workers).run(cut(asked, after), output=tmp_path)
-    resumed = local(workers=workers).run(asked, resume=stopped.value.folder)
+        local(workers=workers, pool="threads").run(cut(asked, after), output=tmp_path)
+    resumed = local(workers=workers, pool="threads").run(asked, resume=stopped.value.folder)
     same(resumed, local().run(asked))
 
 
@@ -99,7 +99,7 @@ def test_ctrl_c_while_rows_are_read_keeps_what_was_reached(
     """Rows are read in the check before round 1, in the preparation, and in the first round of training."""
     asked = experiment("scaffold", block=2, prepare=[fedloom.standardise()])
     data = interrupting(ragged(), after=after)
-    engine = local(workers=workers)
+    engine = local(workers=workers, pool="threads")
     with pytest.raises((fedloom.RunInterrupted, KeyboardInterrupt)):
         engine.run(replace(asked, data=data), output=tmp_path)
     runs = list_runs(tmp_path)
@@ -189,7 +189,9 @@ def test_other_rows_are_refused_and_the_run_stays_as_it_was(tmp_path: Path, expe
     changed[0, 0] += 1e-9
     with pytest.raises(DataError, match=r"not those that .* began with"):
         # The spec says the same, as that of a file does whose content has changed.
-        local().run(replace(asked, data=replace(data, features=changed)), resume=folder)
+        local().run(
+            replace(asked, data=replace(data, features=changed, spec=replace(data.spec, made=None))), resume=folder
+        )
     assert files(folder) == before
     assert status(tmp_path) == "completed"
 
@@ -201,7 +203,9 @@ def test_a_state_of_another_layout_is_refused_and_stays(tmp_path: Path, experime
     assert folder is not None
     before = files(folder)
     # The spec says the same, the state is a bare vector.
-    broken = replace(asked.algorithm, init=lambda w: w, broadcast=lambda w: w, params=lambda w: w)
+    algorithm: Any = asked.algorithm
+    named = replace(algorithm.spec, made=None)
+    broken = replace(algorithm, init=lambda w: w, broadcast=lambda w: w, params=lambda w: w, spec=named)
     with pytest.raises(fedloom.Error):
         engine.run(replace(asked, algorithm=broken, stop=fedloom.max_rounds(4)), resume=folder)
     assert files(folder) == before
@@ -227,7 +231,9 @@ def test_rounds_short_of_updates_can_be_tried_again(trial: int, tmp_path: Path, 
     """A run that stopped for want of updates goes on, with the bytes of one whose clients were there all along."""
     asked = experiment("scaffold", policy=fedloom.RoundPolicy(quorum=1.0, retries=0))
     at = 2 + trial * 2
-    sick = replace(asked.algorithm, client=_absent(asked.algorithm.client, at=at, client=f"c{trial}"))
+    algorithm: Any = asked.algorithm
+    absent = _absent(algorithm.client, at=at, client=f"c{trial}")
+    sick = replace(algorithm, client=absent, spec=replace(algorithm.spec, made=None))
     with pytest.raises(fedloom.Error, match=f"round {at} was short of updates 1 times") as stopped:
         local().run(replace(asked, algorithm=sick), output=tmp_path)
     assert f"c{trial}: crashed: OSError: away" in str(stopped.value)

@@ -97,7 +97,7 @@ def test_the_clock_ends_a_run_with_an_evaluation_and_is_kept_over_a_resume(
         now[0] += 1.0
         return (yield from algorithm.client(broadcast, state, ctx))
 
-    timed = replace(asked, algorithm=replace(algorithm, client=client))
+    timed = replace(asked, algorithm=replace(algorithm, client=client, spec=replace(algorithm.spec, made=None)))
     first = local().run(replace(timed, stop=fedloom.wall_clock(25.0)), output=tmp_path)
     assert [record.seconds for record in first.rounds] == [10.0] * 3
     assert first.reason == "30.0 of 25 seconds used"

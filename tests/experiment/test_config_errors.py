@@ -151,7 +151,7 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
     ),
     "engine": (
         {"[stop]": '[engine]\nname = "lokal"\n[stop]'},
-        ['17: engine.name: fedloom.engines has no "lokal"; did you mean "local"?; it has local'],
+        ['17: engine.name: fedloom.engines has no "lokal"; did you mean "local"?; it has local, ray'],
     ),
     "no TOML": (
         {"mu = 0.1": "mu = 0,1", "rounds = 3": "rounds = 0"},

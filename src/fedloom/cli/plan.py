@@ -76,6 +76,8 @@ def _print_phase(phase: Phase) -> None:
         out.write(f"  goes through {', '.join(phase.stages)} and is added by {phase.aggregator}\n")
     for sentence in phase.learns:
         out.write(_filled(f"server learns {sentence}", indent="  ") + "\n")
+    for note in phase.notes:
+        out.write(_filled(note, indent="  ") + "\n")
     if phase.in_clear:
         out.write("  in clear: nothing protects any of this\n")
 

@@ -12,7 +12,7 @@ from fedloom.cli.progress import progress
 from fedloom.cli.report import report_of
 from fedloom.cli.stored import experiment_of, with_overrides
 from fedloom.core.component import ComponentSpec, Json
-from fedloom.engines import LocalEngine, RunResult
+from fedloom.engines import LocalEngine, RayEngine, RunResult
 from fedloom.experiment.config import read
 from fedloom.experiment.registry import resolve
 from fedloom.experiment.spec import Experiment
@@ -52,11 +52,11 @@ def resume_run(name: str, overrides: Sequence[str], *, output: Path, json: bool)
     print_result(result, json=json, report=None if unchanged else report_of(result))
 
 
-def engine_of(table: Mapping[str, Json]) -> LocalEngine:
+def engine_of(table: Mapping[str, Json]) -> LocalEngine | RayEngine:
     """Return the engine that an ``[engine]`` table names."""
     arguments = {key: value for key, value in table.items() if key != "name"}
     engine = resolve(ComponentSpec("fedloom.engines", table.get("name", "local"), arguments))
-    assert isinstance(engine, LocalEngine), "local is the one engine so far"
+    assert isinstance(engine, LocalEngine | RayEngine), "these are all engines so far"
     return engine
 
 

@@ -14,7 +14,7 @@ import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import PurePath
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -64,6 +64,12 @@ class ComponentSpec:
     group: str
     name: str
     arguments: Mapping[str, Json]
+    made: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    """Fields of the value that its builder made; None where the spec was written by hand, and is taken by its word."""
+
+    def tells_of(self, value: object) -> bool:
+        """Return whether a value is still what the builder made: no ``dataclasses.replace`` has changed a field."""
+        return self.made is None or all(_same(getattr(value, name, None), was) for name, was in self.made.items())
 
     def as_json(self) -> dict[str, Json]:
         """Return the spec as the plain mapping that digests and files hold."""
@@ -121,7 +127,11 @@ def component(group: Group, name: str | None = None) -> Callable[[Callable[P, R]
                     f"{called}() returned {type(value).__name__}; a component of {group} is a frozen dataclass "
                     "with a field `spec: ComponentSpec | None = None`"
                 )
-            return cast("R", dataclasses.replace(cast("Any", value), spec=spec))
+            made: Any = dataclasses.replace(cast("Any", value), spec=spec)
+            fields = [each.name for each in dataclasses.fields(made) if each.name != "spec"]
+            # The spec lies in the value that it tells of, so one of the two must be completed after the other.
+            object.__setattr__(spec, "made", {name: getattr(made, name) for name in fields})
+            return cast("R", made)
 
         build.__component__ = (group, called)  # type: ignore[attr-defined]
         return build
@@ -153,11 +163,16 @@ def _words(builder: Callable[..., Any]) -> Mapping[str, tuple[Any, ...]]:
 
 
 def spec_of(value: object) -> ComponentSpec | None:
-    """Return the spec that a value carries, or None for a value that no builder made."""
+    """Return the spec that a value carries; None for one that no builder made, or that was changed afterwards."""
     if isinstance(value, ComponentSpec):
         return value
     spec = getattr(value, "spec", None)
-    return spec if isinstance(spec, ComponentSpec) else None
+    return spec if isinstance(spec, ComponentSpec) and spec.tells_of(value) else None
+
+
+def _same(value: object, other: object) -> bool:
+    plain = isinstance(value, str | int | float) and type(value) is type(other)
+    return value is other or (plain and value == other)
 
 
 def to_json(value: object) -> Json:

@@ -14,7 +14,7 @@ from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, Fail
 from fedloom.engines.prepared_data import PreparedData
 from fedloom.errors import DataError
 from fedloom.experiment.plan import AnyPlan
-from fedloom.runtime.client import ClientNode, run_block
+from fedloom.runtime.client import ClientNode, stream_block
 from fedloom.runtime.coordinator import Coordinator
 from fedloom.runtime.open_round import OpenRound
 from fedloom.runtime.ports import ClientStates
@@ -52,14 +52,14 @@ class BlockWork:
         asked = [orders[node.client] for node in nodes]
         if self.strict:
             asked = [codec.decode(codec.encode(order), order) for order in asked]
-        messages = run_block(nodes, asked)
         with np.errstate(over="ignore"):  # a sum that overflows is told by the check on the aggregate
-            for node, message in zip(nodes, messages, strict=True):
-                lost = _lost(plan, orders[node.client], node.client)
+            for place, message in stream_block(nodes, asked):
+                client = nodes[place].client
+                lost = _lost(plan, orders[client], client)
                 if lost is not None:
-                    to.lose(node.client, lost)
+                    to.lose(client, lost)
                 else:
-                    to.receive(node.client, _through_bytes(message) if self.strict else message)
+                    to.receive(client, _through_bytes(message) if self.strict else message)
 
 
 def blocks_of(clients: Sequence[ClientId], size: int) -> list[Sequence[ClientId]]:
@@ -70,6 +70,17 @@ def blocks_of(clients: Sequence[ClientId], size: int) -> list[Sequence[ClientId]
         [['a', 'b'], ['c']]
     """
     return [clients[start : start + size] for start in range(0, len(clients), size)]
+
+
+def even_block(plan: AnyPlan, clients: int, block: int, workers: int) -> int:
+    """Return a size of blocks up to ``block`` that gives every worker as many: none waits while another has one more.
+
+    Where a client's bytes depend on its company, the size is left as it is, so that no number of workers changes them.
+    """
+    if clients == 0 or (plan.learner is not None and plan.learner.capabilities.block == "close"):
+        return block
+    each = -(-clients // (workers * block))
+    return max(1, -(-clients // (workers * each)))
 
 
 def _lost(plan: AnyPlan, order: RoundOrder[Any], client: ClientId) -> Failure | None:

@@ -15,7 +15,7 @@ from fedloom.core.keys import Key
 from fedloom.core.query import Query
 from fedloom.engines.interrupts import uninterrupted
 from fedloom.engines.journal import Journal
-from fedloom.engines.local_run import QUERY_BLOCK, LocalRun, Pool, RoundSettings
+from fedloom.engines.local_run import QUERY_BLOCK, Hire, LocalRun, Pool, RoundSettings
 from fedloom.engines.prepared_data import PreparedData
 from fedloom.engines.process import log_to, steady_arithmetic
 from fedloom.engines.result import RunInterrupted, RunResult
@@ -43,11 +43,13 @@ class LocalEngine:
     debug: bool
     strict: bool
     pool: Pool
+    hire: Hire | None = None
+    """Who makes the workers of a run, where they are neither threads nor processes of this one."""
     spec: ComponentSpec | None = None
 
     @property
     def _settings(self) -> RoundSettings:
-        return RoundSettings(workers=self.workers, debug=self.debug, strict=self.strict, pool=self.pool)
+        return RoundSettings(workers=self.workers, debug=self.debug, strict=self.strict, pool=self.pool, hire=self.hire)
 
     def run(
         self,
@@ -86,7 +88,8 @@ class LocalEngine:
         experiment = resolve_experiment(experiment, base=here)
         run = LocalRun(self._settings, experiment, on_round, base=here)
         run.check()
-        options = {"save_rounds": save_rounds, "engine": {} if self.spec is None else dict(self.spec.arguments)}
+        engine = {} if self.spec is None else {"name": self.spec.name, **self.spec.arguments}
+        options = {"save_rounds": save_rounds, "engine": engine}
         with _open_folder(experiment, output, resume, base=here, options=options) as folder:
             keeps = save_rounds if folder is None else bool(folder.options.get("save_rounds"))
             saved, completed = None, False
@@ -138,7 +141,7 @@ class LocalEngine:
 def local(
     *,
     workers: int = 1,
-    pool: Pool = "threads",
+    pool: Pool = "auto",
     checkpoint_s: float = 5.0,
     debug: bool = False,
     strict: bool = False,
@@ -148,9 +151,9 @@ def local(
     Args:
         workers: Processes or threads that train blocks of clients and sum them; no number of them changes a bit of the
             result.
-        pool: What workers are. "threads" share the interpreter. "processes" map the rows, build the experiment by name,
-            and take half a second to start: what was changed by ``dataclasses.replace`` after its builder made it is
-            not known to them. "auto": processes where every part has a name, else threads, and a note.
+        pool: What several workers are. "processes" map the rows, build the experiment by name, and take half a second
+            to start. "threads" share the interpreter, so they gain only where compiled code releases its lock. "auto":
+            processes where every part has a name, else threads, and a note.
         checkpoint_s: Least seconds between two durable states; 0 writes one every round.
         debug: Raise a client's exception where it happens; otherwise it is recorded and the run goes on.
         strict: Send every order and message through its bytes, as a deployment does.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -49,6 +49,8 @@ from fedloom.runtime.stopping import has_diverged
 from fedloom.store import Saved
 
 Pool = Literal["auto", "processes", "threads"]
+Hire: TypeAlias = Callable[[Experiment, PreparedData, Journal, Path], tuple[Team, str]]
+"""Returns the workers of a run, and why they are what they are. The path is where relative ones start from."""
 QUERY_BLOCK = 64
 _LISTED = 1_000
 """Clients whose holdings stand in the record one by one."""
@@ -66,6 +68,8 @@ class RoundSettings:
     debug: bool
     strict: bool
     pool: Pool = "threads"
+    hire: Hire | None = None
+    """Takes the place of threads and processes, for training and preparations."""
 
     def threads(self, data: PreparedData, journal: Journal) -> Team:
         """Return workers that are threads of this process."""
@@ -78,6 +82,8 @@ class RoundSettings:
         Raises:
             PlanError: When processes are asked for and cannot be had.
         """
+        if self.hire is not None:
+            return self.hire(experiment, data, journal, base)
         if self.workers == 1 or self.pool == "threads" or (self.pool == "auto" and self.debug):
             return self.threads(data, journal), ""
         unnamed = unnamed_parts(experiment, data.dataset)
@@ -164,6 +170,7 @@ class LocalRun:
                 prepared = (*prepared, msgspec.to_builtins(query.result(start)))
             self._adopt(preparation, prepared[number])
         learner = build_learner(self.experiment, self.data.schema)
+        self.notes.extend(getattr(learner, "notes", ()))
         plan = self._plan(learner)
         if any(preparation.fills for preparation in self._preparations):
             self._check_prepared()
@@ -292,8 +299,6 @@ class LocalRun:
             wanted = len(self.population) <= MOST_CLIENTS and learner.capabilities.gradient
         if not wanted:
             return None
-        if not learner.capabilities.gradient:
-            raise PlanError("compare = true needs a learner that can give its gradient")
         names = [self.population.id(index) for index in range(len(self.population))]
         return compare(
             learner,

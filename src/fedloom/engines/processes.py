@@ -25,6 +25,7 @@ from fedloom.core import codec
 from fedloom.core.component import Json, spec_of
 from fedloom.core.data import FederatedDataset, Population
 from fedloom.core.ids import ClientId, RoundNumber
+from fedloom.engines.blocks import even_block
 from fedloom.engines.shared_rows import is_named, shared_bytes, shared_folder, write_rows
 from fedloom.engines.teams import Orders
 from fedloom.engines.worker import PLACEHOLDER
@@ -101,6 +102,7 @@ class Processes:
         if not orders:
             return
         clients = tuple(orders)
+        block = even_block(plan, len(clients), block, self._count)
         template = replace(orders[clients[0]], committed=None)
         order = codec.encode(template)
         population = plan.population
@@ -118,9 +120,9 @@ class Processes:
                 committed=committed[start:stop].tobytes(),
                 states=tuple(encode_stored(self._states.load(c)) for c in clients[start:stop]) if stateful else (),
             )
-            for start, stop in _stretches(population, indices, block, self._count)
+            for start, stop in stretches(population, indices, block, self._count)
         ]
-        like = _slot_like(plan) if stateful else None
+        like = slot_like(plan) if stateful else None
         for answer in self._ask(messages):
             assert isinstance(answer, Part), "work is answered by a part"
             coordinator.absorb(round_part(answer))
@@ -226,9 +228,7 @@ class _Process:
             self._process.wait()
 
 
-def _stretches(
-    population: Population, indices: np.ndarray[Any, Any], block: int, workers: int
-) -> list[tuple[int, int]]:
+def stretches(population: Population, indices: np.ndarray[Any, Any], block: int, workers: int) -> list[tuple[int, int]]:
     """Return where the cohort is cut for the workers: at ends of blocks, by about equal numbers of training rows."""
     starts = range(0, len(indices), block)
     rows = np.array([population.size(index) for index in indices.tolist()], np.float64)
@@ -241,7 +241,8 @@ def _stretches(
     return [(start, stop) for start, stop in pairwise(cuts) if start < stop]
 
 
-def _slot_like(plan: AnyPlan) -> Slot:
+def slot_like(plan: AnyPlan) -> Slot:
+    """Return a slot of the types that a client of a plan keeps."""
     algorithm = plan.algorithm
     state = algorithm.client_init(algorithm.broadcast(algorithm.init(plan.start)))
     return Slot(round=RoundNumber(1), state=state, memory=plan.exchange.pipeline.start_memory)

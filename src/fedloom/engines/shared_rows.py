@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from fedloom.core.params import Vector
 from fedloom.data import Pooled
 from fedloom.data.pooled import Roll
 from fedloom.errors import DataError
-from fedloom.experiment.registry import resolve
+from fedloom.experiment.registry import provider, resolve
 
 _MEMORY = Path("/dev/shm")
 """Files here are memory, where the system has it."""
@@ -51,21 +51,35 @@ def write_rows(data: FederatedDataset, folder: Path) -> None:
     Raises:
         DataError: When the data set is neither in memory nor built by a name.
     """
-    if isinstance(data, Pooled):
-        for name, array in _arrays(data).items():
-            np.save(folder / f"{name}.npy", array)
-        spec = None if data.spec is None else data.spec.as_json()
-        head = {"schema": data.columns, "clients": data.roll.names, "spec": spec}
-    elif is_named(data.spec):
-        head = {"spec": data.spec.as_json()}  # type: ignore[union-attr]
-    else:
-        raise DataError("the data set is an object made in Python: no other process can read it")
-    (folder / _HEAD).write_bytes(msgspec.json.encode(head))
+    head, arrays = taken_apart(data)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / _HEAD).write_bytes(head)
 
 
 def read_rows(folder: Path, base: Path) -> FederatedDataset:
     """Return the data set of a folder; arrays are mapped, not read."""
-    head = msgspec.json.decode((folder / _HEAD).read_bytes())
+    arrays = {path.stem: _mapped(path) for path in sorted(folder.glob("*.npy"))}
+    return put_together((folder / _HEAD).read_bytes(), arrays, base=base)
+
+
+def taken_apart(data: FederatedDataset) -> tuple[bytes, dict[str, Vector]]:
+    """Return a data set as JSON and arrays; without arrays where its JSON alone builds it.
+
+    Raises:
+        DataError: When the data set is neither in memory nor built by a name.
+    """
+    if isinstance(data, Pooled):
+        spec = None if data.spec is None else data.spec.as_json()
+        return msgspec.json.encode({"schema": data.columns, "clients": data.roll.names, "spec": spec}), _arrays(data)
+    if is_named(data.spec):
+        return msgspec.json.encode({"spec": data.spec.as_json()}), {}  # type: ignore[union-attr]
+    raise DataError("the data set is an object made in Python: no other process can read it")
+
+
+def put_together(encoded: bytes, arrays: Mapping[str, Vector], *, base: Path) -> FederatedDataset:
+    """Return the data set that ``taken_apart`` took apart, over the arrays as they lie."""
+    head = msgspec.json.decode(encoded)
     tree = head["spec"]
     spec = None if tree is None else ComponentSpec(tree["group"], tree["name"], tree["arguments"])
     if "schema" not in head:
@@ -74,22 +88,24 @@ def read_rows(folder: Path, base: Path) -> FederatedDataset:
         return found
     names = tuple(map(ClientId, head["clients"]))
     return Pooled(
-        features=_mapped(folder, "features"),
-        label=_mapped(folder, "label"),
-        roll=Roll(names, _mapped(folder, "spans")),
+        features=arrays["features"],
+        label=arrays["label"],
+        roll=Roll(names, arrays["spans"]),
         columns=msgspec.convert(head["schema"], type=Schema),
-        texts=_mapped(folder, "texts") if (folder / "texts.npy").exists() else None,
-        order=_mapped(folder, "order") if (folder / "order.npy").exists() else None,
+        texts=arrays.get("texts"),
+        order=arrays.get("order"),
         spec=spec,
     )
 
 
 def is_named(spec: ComponentSpec | None) -> bool:
-    """Return whether another process can build a component from its spec.
+    """Return whether another process can build a component from its spec: installed packages provide all it names.
 
     Example:
         >>> is_named(ComponentSpec("fedloom.stops", "max_rounds", {"rounds": 3})), is_named(None)
         (True, False)
+        >>> is_named(ComponentSpec("fedloom.stops", "of_my_script", {}))
+        False
     """
     return spec is not None and not _made_here(spec.as_json())
 
@@ -98,6 +114,8 @@ def _made_here(tree: Any) -> bool:
     match tree:
         case str():
             return tree == UNNAMED or tree.startswith("local:")
+        case {"group": str(group), "name": str(name), "arguments": arguments}:
+            return provider(group, name) is None or _made_here(arguments)
         case dict():
             return any(_made_here(item) for item in tree.values())
         case list():
@@ -111,7 +129,7 @@ def _arrays(data: Pooled) -> dict[str, Vector]:
     return arrays | ({} if data.order is None else {"order": data.order})
 
 
-def _mapped(folder: Path, name: str) -> Vector:
+def _mapped(path: Path) -> Vector:
     # A plain view: every slice of a memmap object costs microseconds more.
-    mapped = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     return mapped.view(np.ndarray) if os.name == "posix" else np.asarray(mapped)

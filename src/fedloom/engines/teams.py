@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 from fedloom.core.component import Json
 from fedloom.core.ids import ClientId
 from fedloom.core.messages import RoundOrder
-from fedloom.engines.blocks import BlockWork, blocks_of
+from fedloom.engines.blocks import BlockWork, blocks_of, even_block
 from fedloom.experiment.plan import AnyPlan
 from fedloom.runtime.coordinator import Coordinator
 from fedloom.runtime.open_round import OpenRound
@@ -54,7 +54,7 @@ class Threads:
 
     def work(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], orders: Orders, *, block: int) -> None:
         """Carry out the orders of a round: worker i takes each i-th block and folds it into a part of its own."""
-        blocks = blocks_of(tuple(orders), block)
+        blocks = blocks_of(tuple(orders), even_block(plan, len(orders), block, self._workers))
         workers = min(self._workers, len(blocks))
         if workers <= 1:
             for clients in blocks:

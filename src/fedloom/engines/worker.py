@@ -21,6 +21,7 @@ import numpy as np
 
 from fedloom.core import codec
 from fedloom.core.component import Json
+from fedloom.core.data import FederatedDataset
 from fedloom.core.ids import ClientId, RoundNumber
 from fedloom.core.keys import NO_SECRET, Keys
 from fedloom.core.messages import RoundOrder
@@ -50,7 +51,7 @@ PLACEHOLDER = {"group": "fedloom.datasets", "name": "csv", "arguments": {}}
 
 
 @dataclass(slots=True)
-class _Worker:
+class Worker:
     """A run as one worker knows it."""
 
     experiment: Experiment
@@ -61,14 +62,18 @@ class _Worker:
     plan: AnyPlan | None = None
 
     @staticmethod
-    def of(setup: Setup) -> _Worker:
-        """Return a worker of a run that begins."""
-        base = Path(setup.base)
+    def of(setup: Setup) -> Worker:
+        """Return a worker of a run that begins; its rows lie in a folder."""
+        return Worker.over(read_rows(Path(setup.rows), Path(setup.base)), setup)
+
+    @staticmethod
+    def over(rows: FederatedDataset, setup: Setup) -> Worker:
+        """Return a worker of a run that begins, over its rows."""
         asked = Experiment.from_json(msgspec.json.decode(setup.experiment))
-        experiment = resolve_experiment(replace(asked, data=read_rows(Path(setup.rows), base)), base=base)
+        experiment = resolve_experiment(replace(asked, data=rows), base=Path(setup.base))
         data, states = PreparedData(experiment.data), MemoryStates()  # type: ignore[arg-type]
         work = BlockWork(data=data, states=states, debug=False, strict=setup.strict)
-        return _Worker(experiment, data, work, states, _Kept())
+        return Worker(experiment, data, work, states, _Kept())
 
     def begin(self, phase: Phase) -> None:
         """Build the plan of a phase, as the run did."""
@@ -137,13 +142,13 @@ class _Kept(logging.Handler):
 
 def answer_all(orders: BinaryIO, answers: BinaryIO) -> None:
     """Answer messages until the run closes the pipe."""
-    worker: _Worker | None = None
+    worker: Worker | None = None
     with steady_arithmetic():
         while (message := read_order(orders)) is not None:
             try:
                 match message:
                     case Setup():
-                        worker = _Worker.of(message)
+                        worker = Worker.of(message)
                         answer: Part | Ready | Raised = Ready()
                     case Phase():
                         assert worker is not None, "Setup comes first"

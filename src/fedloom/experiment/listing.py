@@ -105,6 +105,8 @@ class Phase:
     """Whether the server can read each client's message."""
     learns: tuple[str, ...] = ()
     """What the server learns, in words."""
+    notes: tuple[str, ...] = ()
+    """What the learner has chosen, and why."""
     unknown: str | None = None
     """What must be known before the sizes are."""
 
@@ -223,7 +225,7 @@ def _train_phases(
               else []),
         ),
     )  # fmt: skip
-    yield replace(phase, exact=phase.exact and certain)
+    yield replace(phase, exact=phase.exact and certain, notes=tuple(getattr(plan.learner, "notes", ())))
     model = "each client's own model" if plan.algorithm.personal else "the global model"
     sums = _words(evaluation.exchange.metrics.kinds)
     learns = [f"how well {model} fits the rows of each client, by split: sums behind {sums}"]

@@ -148,7 +148,7 @@ def check_parts(experiment: Experiment, population: Population, splits: tuple[Sp
     """
     can: Capabilities | None = _value(experiment.learner).capabilities
     if can is not None:
-        _check_capabilities(_value(experiment.algorithm), can, population)
+        _check_capabilities(_value(experiment.algorithm), can, population, compare=experiment.compare)
     uniform = _value(experiment.algorithm).weighting == "uniform"
     _value(experiment.pipeline).bind(WireType(dim=None, dtype="float64", max_weight=1.0 if uniform else None))
     _check_cohort(_value(experiment.cohort), experiment.policy, population)
@@ -174,7 +174,7 @@ def train_plan(experiment: Experiment, learner: Learner, population: Population,
     check_parts(experiment, population, splits)
     algorithm: AnyAlgorithm = _value(experiment.algorithm)
     pipeline: Pipeline = _value(experiment.pipeline)
-    _check_capabilities(algorithm, learner.capabilities, population)
+    _check_capabilities(algorithm, learner.capabilities, population, compare=experiment.compare)
     key = Key.from_seed(experiment.seed).child("train")
     world = None if experiment.simulate is None else World(simulation=experiment.simulate, key=key)
     if world is not None and world.simulation.slow == "partial":
@@ -233,7 +233,9 @@ def _value(component: Any) -> Any:
     return component
 
 
-def _check_capabilities(algorithm: AnyAlgorithm, can: Capabilities, population: Population) -> None:
+def _check_capabilities(
+    algorithm: AnyAlgorithm, can: Capabilities, population: Population, *, compare: bool | None
+) -> None:
     lacking = [
         name for name in ("linear", "prox", "gradient") if getattr(algorithm.needs, name) and not getattr(can, name)
     ]
@@ -246,6 +248,11 @@ def _check_capabilities(algorithm: AnyAlgorithm, can: Capabilities, population: 
         raise PlanError(
             f"{algorithm.name} shapes its local steps by an optimizer, clip_norm or weight_decay; this learner takes "
             "plain steps only: leave them out of the schedule"
+        )
+    if compare and not can.gradient:
+        raise PlanError(
+            "compare = true trains pooled and local models by their gradient, which this learner cannot give; leave "
+            "compare out"
         )
     if algorithm.needs.examples and population.examples is None:
         raise PlanError(

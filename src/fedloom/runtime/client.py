@@ -1,13 +1,14 @@
 """ClientNode: the client side of a round, without IO; one client, or a block, by the same path.
 
 ``begin`` starts a program for each order, ``drive`` answers all programs in waves, ``finish`` encodes what they return.
-A client alone is a block of one.
+A client alone is a block of one. Programs are answered together, but each update is made, encoded and handed on before
+the next one: a block of large updates would pass through memory once for every step.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import GeneratorType
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +23,7 @@ from fedloom.core.learner import Job, Learner
 from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, FailureKind, Refused, RoundOrder
 from fedloom.core.params import Vector
 from fedloom.core.update import Update
+from fedloom.core.wire import WireType
 from fedloom.core.work import (
     ClientReply,
     ClientRequest,
@@ -42,6 +44,8 @@ from fedloom.runtime.ports import NOTHING_STORED, ClientStates, Slot, StoredStat
 B = TypeVar("B")
 C = TypeVar("C")
 log = logging.getLogger(__name__)
+_ENCODED_BYTES = 1 << 20
+"""Updates that are encoded at once: as many as share the cost of a stage's calls and stay in the cache."""
 
 
 class ClientNode(Struct, Generic[B, C], frozen=True, kw_only=True):
@@ -87,10 +91,25 @@ def run_block(nodes: Sequence[ClientNode[B, C]], orders: Sequence[RoundOrder[B]]
 
     The nodes share one plan, and the orders are of one round and program.
     """
-    programs = [begin(node, order) for node, order in zip(nodes, orders, strict=True)]
-    started = [program for program in programs if isinstance(program, Program)]
-    finished = iter(finish(started, drive(started)))
-    return [next(finished) if isinstance(program, Program) else program for program in programs]
+    messages = dict(stream_block(nodes, orders))
+    return [messages[place] for place in range(len(nodes))]
+
+
+def stream_block(
+    nodes: Sequence[ClientNode[B, C]], orders: Sequence[RoundOrder[B]]
+) -> Iterator[tuple[int, ClientMessage]]:
+    """Do what the orders ask, as ``run_block`` does; yield the place of each node and its message when it is made."""
+    started: list[Program[C]] = []
+    places: list[int] = []
+    for place, (node, order) in enumerate(zip(nodes, orders, strict=True)):
+        program = begin(node, order)
+        if isinstance(program, Program):
+            started.append(program)
+            places.append(place)
+        else:
+            yield place, program
+    for position, message in finish(started, drive(started)):
+        yield places[position], message
 
 
 def begin(node: ClientNode[B, C], order: RoundOrder[B]) -> Program[C] | Refused | Failed:
@@ -126,45 +145,50 @@ def begin(node: ClientNode[B, C], order: RoundOrder[B]) -> Program[C] | Refused 
     )
 
 
-def drive(programs: Sequence[Program[C]]) -> list[Outcome[C]]:
-    """Run programs to their ends in waves: collect each one's next request, answer all of a kind together."""
-    outcomes: list[Outcome[C] | None] = [None] * len(programs)
+def drive(programs: Sequence[Program[C]]) -> Iterator[tuple[int, Outcome[C]]]:
+    """Run programs to their ends in waves: collect each one's next request, answer all of a kind together.
+
+    Yields the position and outcome of each program at its end.
+    """
     replies: dict[int, ClientReply | None] = dict.fromkeys(range(len(programs)))
     wave = 0
     while replies:
         requests: dict[int, ClientRequest] = {}
-        for position, reply in replies.items():
-            asked = _advance(programs[position], reply)
+        for position in tuple(replies):
+            asked = _advance(programs[position], replies.pop(position))
             if isinstance(asked, Outcome):
-                outcomes[position] = asked
+                yield position, asked
             else:
                 requests[position] = asked
-        replies = {}
         for position, answer in _answer(programs, requests, wave).items():
             if isinstance(answer, Outcome):
-                outcomes[position] = answer
+                yield position, answer
             else:
                 replies[position] = answer
         wave += 1
-    return [outcome for outcome in outcomes if outcome is not None]
 
 
-def finish(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> list[ClientMessage]:
-    """Encode the updates of a block, keep the clients' states as pending, and return one message each."""
-    messages: dict[int, ClientMessage] = {}
+def finish(
+    programs: Sequence[Program[C]], outcomes: Iterable[tuple[int, Outcome[C]]]
+) -> Iterator[tuple[int, ClientMessage]]:
+    """Encode updates as they come, keep the clients' states as pending, and yield position and message of each."""
     sound: list[int] = []
-    for position, (program, outcome) in enumerate(zip(programs, outcomes, strict=True)):
-        problem = outcome.problem
+    ended: list[Outcome[C]] = []
+    most = _encoded_at_once(programs[0].exchange.wire) if programs else 1
+    for position, outcome in outcomes:
+        program, problem = programs[position], outcome.problem
         if problem is None and outcome.update is not None:
             wrong = program.exchange.check(outcome.update)
             problem = None if wrong is None else _failed(program.order, "invalid", wrong)
-        if problem is None:
-            sound.append(position)
-        else:
-            messages[position] = problem
-    encoded = _encode([programs[i] for i in sound], [outcomes[i] for i in sound])
-    messages.update(zip(sound, encoded, strict=True))
-    return [messages[position] for position in range(len(programs))]
+        if problem is not None:
+            yield position, problem
+            continue
+        sound.append(position)
+        ended.append(outcome)
+        if len(sound) == most:
+            yield from zip(sound, _encode([programs[i] for i in sound], ended), strict=True)
+            sound, ended = [], []
+    yield from zip(sound, _encode([programs[i] for i in sound], ended), strict=True)
 
 
 def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> list[ClientMessage]:
@@ -199,6 +223,11 @@ def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> l
         scores = update.scores if shows else {}
         messages.append(AggregatorMessage(round=order.round, retry=order.retry, payload=sender.open(), scores=scores))
     return messages
+
+
+def _encoded_at_once(wire: WireType) -> int:
+    assert wire.dim is not None, "an exchange is made when the schema is agreed"
+    return max(1, _ENCODED_BYTES // (wire.dim * np.dtype(wire.dtype).itemsize))
 
 
 def _no_memory(clients: int) -> Vector:
