@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from fedloom.core.component import component
 from fedloom.core.data import FEATURES
 from fedloom.engines import processes
 from fedloom.engines.shared_rows import is_named, read_rows, shared_folder, write_rows
-from fedloom.engines.worker_messages import Phase
+from fedloom.engines.worker_messages import Phase, send
 from fedloom.errors import PlanError, WorkerError
 from fedloom.runtime.stopping import Stop
 
@@ -35,6 +36,25 @@ def here() -> set[str]:
         ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
     )
     return {line for line in listed.stdout.splitlines() if "fedloom.engines.worker" in line}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_worker_of_a_run_that_is_gone_leaves_in_silence(whole: bool) -> None:
+    """The run reads no answer, or has stopped amid an order: neither is a fault of the worker's."""
+    read, orders = os.pipe()
+    gone, answers = os.pipe()
+    os.close(gone)
+    program = "from fedloom.engines.worker import serve; serve()"
+    command = [sys.executable, "-c", program, str(read), str(answers)]
+    with subprocess.Popen(command, pass_fds=(read, answers), stderr=subprocess.PIPE, text=True) as worker:
+        os.close(read)
+        os.close(answers)
+        order = io.BytesIO()
+        send(order, Phase(number=1, digest="", prepared=b"", splits=()))
+        os.write(orders, order.getvalue() if whole else order.getvalue()[:-1])
+        os.close(orders)
+        _, err = worker.communicate(timeout=30)
+    assert (worker.returncode, err) == (0, "")
 
 
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedadam", "scaffold"])

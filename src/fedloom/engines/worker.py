@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -188,5 +189,7 @@ def serve() -> None:
     """Serve the run that has started this process; its arguments are the numbers of the two pipes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then closes the pipe
     os.dup2(2, 1)  # what a client's code prints is no output of the run
-    with os.fdopen(int(sys.argv[1]), "rb") as read, os.fdopen(int(sys.argv[2]), "wb") as write:
+    reading, writing = (int(number) for number in sys.argv[1:])
+    # A run that was interrupted reads no answer: writing one fails, and so does closing what it was buffered in.
+    with suppress(BrokenPipeError), os.fdopen(reading, "rb") as read, os.fdopen(writing, "wb") as write:
         answer_all(read, write)
