@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ def test_what_is_no_model_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     with pytest.raises(StoreError, match="is damaged"):
         read_model(tmp_path / "text")
+    for number, data in enumerate((pickle.dumps({"weights": [1.0]}), b"PK\x03\x04" + bytes(100))):
+        (tmp_path / f"pickle{number}").write_bytes(data)
+        with pytest.raises(StoreError, match=r"a pickle or an archive.*never loaded"):
+            read_model(tmp_path / f"pickle{number}")
     with pytest.raises(StoreError, match="is a folder"):
         read_model(tmp_path)
 

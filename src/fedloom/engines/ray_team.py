@@ -38,7 +38,7 @@ from fedloom.runtime.ports import MemoryStates, Slot, decode_stored, encode_stor
 
 STRETCHES = 3
 """For each worker and round: enough that a slow one is waited for less, few enough that parts are few nodes."""
-START_S = 60.0
+START_S = 180.0
 """A run without any worker waits so long for one to start."""
 _LISTEN_S = 1.0
 log = logging.getLogger(__name__)

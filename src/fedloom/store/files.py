@@ -63,6 +63,10 @@ def write_model(path: Path, layout: ParamSpec, params: Vector, metadata: Mapping
     write_whole(path, lambda file: (file.write(header), file.write(arrays)), size=len(data))
 
 
+_PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+"""First bytes of pickles, and of the archives of pickles that torch.save writes."""
+
+
 def read_model(path: Path) -> tuple[ParamSpec, Vector, dict[str, str]]:
     """Return layout, params and metadata of a model file, ``model_sha256`` among the latter.
 
@@ -75,6 +79,11 @@ def read_model(path: Path) -> tuple[ParamSpec, Vector, dict[str, str]]:
         metadata = _metadata(data)
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, msgspec.DecodeError, ValueError, KeyError) as error:
+        if data.startswith(_PICKLED):
+            raise StoreError(
+                f"{path} is a pickle or an archive, and no model that fedloom wrote: those can run code, and are never "
+                "loaded. Expected the model.safetensors of a run"
+            ) from None
         raise damaged(path, error) from error
     if LEAVES not in metadata or SHA256 not in metadata:
         raise StoreError(f"{path} names no layout: it is not a model that fedloom wrote")
