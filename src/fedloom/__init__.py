@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from fedloom.core.learner import Capabilities as Capabilities
     from fedloom.core.params import Leaf as Leaf
     from fedloom.core.params import ParamSpec as ParamSpec
+    from fedloom.core.private_steps import PrivateSteps as PrivateSteps
     from fedloom.core.query import Preparation as Preparation
     from fedloom.core.query import Query as Query
     from fedloom.core.schedule import Ramp as Ramp
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from fedloom.engines import local as local
     from fedloom.engines import ray as ray
     from fedloom.errors import AlgorithmError as AlgorithmError
+    from fedloom.errors import BudgetError as BudgetError
     from fedloom.errors import ComponentError as ComponentError
     from fedloom.errors import ConfigError as ConfigError
     from fedloom.errors import DataError as DataError
@@ -97,11 +99,20 @@ if TYPE_CHECKING:
     from fedloom.optim import yogi as yogi
     from fedloom.pipeline import chain as chain
     from fedloom.pipeline import clip as clip
+    from fedloom.pipeline import fixed_point as fixed_point
     from fedloom.pipeline import mean as mean
     from fedloom.pipeline import plain_sum as plain_sum
+    from fedloom.pipeline import rotate as rotate
+    from fedloom.privacy import OutputPerturbation as OutputPerturbation
+    from fedloom.privacy import PrivacyTarget as PrivacyTarget
+    from fedloom.privacy import adaptive_gaussian as adaptive_gaussian
+    from fedloom.privacy import gaussian as gaussian
+    from fedloom.privacy import laplace as laplace
+    from fedloom.privacy import shared_gaussian as shared_gaussian
     from fedloom.runtime.cohort import by_size as by_size
     from fedloom.runtime.cohort import everyone as everyone
     from fedloom.runtime.cohort import poisson as poisson
+    from fedloom.runtime.cohort import truncated_poisson as truncated_poisson
     from fedloom.runtime.cohort import uniform as uniform
     from fedloom.runtime.policy import RoundPolicy as RoundPolicy
     from fedloom.runtime.record import RoundRecord as RoundRecord
@@ -124,6 +135,7 @@ _HOME = {
     "ConfigError": "errors",
     "ComponentError": "errors",
     "AlgorithmError": "errors",
+    "BudgetError": "errors",
     "Aggregate": "core.update",
     "Algorithm": "core.algorithm",
     "Capabilities": "core.learner",
@@ -147,8 +159,11 @@ _HOME = {
     "LocalQuery": "core.work",
     "LocalWork": "core.work",
     "ModuleLoss": "learners.torch_module",
+    "OutputPerturbation": "privacy",
     "ParamSpec": "core.params",
     "Preparation": "core.query",
+    "PrivacyTarget": "privacy",
+    "PrivateSteps": "core.private_steps",
     "Query": "core.query",
     "Ramp": "core.schedule",
     "Recipe": "core.component",
@@ -165,6 +180,7 @@ _HOME = {
     "WireType": "core.wire",
     "adagrad": "optim",
     "adam": "optim",
+    "adaptive_gaussian": "privacy",
     "all_of": "runtime.stopping",
     "any_of": "runtime.stopping",
     "ask": "core.algorithm",
@@ -187,12 +203,15 @@ _HOME = {
     "fedprox": "algorithms",
     "fedsgd": "algorithms",
     "fedyogi": "algorithms",
+    "fixed_point": "pipeline",
     "fold_rare": "analytics",
+    "gaussian": "privacy",
     "gradient": "core.algorithm",
     "impute": "analytics",
     "inverse": "optim",
     "kmeans": "analytics",
     "label_set": "analytics",
+    "laplace": "privacy",
     "local": "engines",
     "logistic": "learners",
     "max_rounds": "runtime.stopping",
@@ -209,9 +228,11 @@ _HOME = {
     "quantiles": "analytics",
     "ray": "engines",
     "ridge": "learners",
+    "rotate": "pipeline",
     "scaffold": "algorithms",
     "sgd": "optim",
     "sklearn_estimator": "learners.sklearn_estimator",
+    "shared_gaussian": "privacy",
     "small_update": "runtime.stopping",
     "standardise": "analytics",
     "steps": "optim",
@@ -219,6 +240,7 @@ _HOME = {
     "torch_module": "learners.torch_module",
     "to_sklearn": "estimators",
     "train": "core.algorithm",
+    "truncated_poisson": "runtime.cohort",
     "uniform": "runtime.cohort",
     "wall_clock": "runtime.stopping",
     "warmup": "optim",

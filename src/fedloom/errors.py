@@ -9,6 +9,7 @@ Error:
     ├── DataError          rows, columns or labels that cannot be used as they are
     ├── CodecError         bytes that are not the message they claim to be
     ├── StoreError         a run folder or index that cannot be read, written or owned
+    ├── BudgetError        a release that the privacy budget of a data set does not cover
     ├── AlgorithmError     the server step of an algorithm raised, or gave numbers that are not finite
     ├── WorkerError        a process of an engine ended, or raised what is no client's failure
     └── RunStopped         a run that could not go on: too few updates, by the policy
@@ -86,6 +87,10 @@ class CodecError(Error):
 
 class StoreError(Error):
     """A run folder or the index of runs cannot be read, written or owned."""
+
+
+class BudgetError(Error):
+    """The privacy budget of a data set does not cover what is asked, or a release is not what was reserved."""
 
 
 class AlgorithmError(Error):

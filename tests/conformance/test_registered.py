@@ -150,6 +150,15 @@ STAGES: Mapping[str, list[tuple[dict[str, Any], Vectors | None]]] = {
         ({"expected": 4.0, "max_weight": 10_000.0}, _mean_of_expected),
     ],
     "clip": [({"norm": 1e6}, _clipped_total), ({"norm": 0.5}, None), ({"norm": 1e-3}, None)],
+    "fixed_point": [({}, None), ({"bits": 9, "most_metric": 1.0}, None), ({"modulus_bits": 64}, None)],
+    "gaussian": [
+        ({"clip": 0.5, "noise_multiplier": 1.0}, None),
+        ({"clip": 1e6, "noise_multiplier": 1.0}, _clipped_total),
+    ],
+    "laplace": [({"clip": 0.5, "noise_multiplier": 1.0}, None)],
+    "adaptive_gaussian": [({"clip": 0.5, "noise_multiplier": 1.0, "bit_noise": 2.0}, None)],
+    "rotate": [({}, _clipped_total)],
+    "shared_gaussian": [({"noise_multiplier": 1.0}, None), ({"noise_multiplier": 50.0}, None)],
 }
 
 AGGREGATORS: Mapping[str, list[dict[str, Any]]] = {"plain_sum": [{}]}

@@ -23,14 +23,16 @@ from typing import Any
 
 import pytest
 
-from fedloom.cli.app import app, config, runs
+from fedloom.cli.app import app, config, ledger, runs
 from fedloom.core.component import to_json
+from fedloom.core.private_steps import PrivateSteps
 from fedloom.core.schedule import Schedule
 from fedloom.experiment import catalogue
 from fedloom.experiment.config import read_text
 from fedloom.experiment.schema import parameters
 from fedloom.experiment.spec import Experiment
 from fedloom.experiment.tree import toml_value
+from fedloom.privacy.target import PrivacyTarget
 from fedloom.runtime.policy import RoundPolicy
 from fedloom.runtime.simulation import Simulation
 
@@ -222,7 +224,7 @@ def commands(group: Any, before: str = "") -> set[str]:
     }
 
 
-COMMANDS = commands(app) | commands(runs, "runs ") | commands(config, "config ")
+COMMANDS = commands(app) | commands(runs, "runs ") | commands(config, "config ") | commands(ledger, "ledger ")
 
 
 def test_the_readme_names_every_command() -> None:
@@ -251,7 +253,8 @@ def test_the_readme_lists_what_there_is(group: str) -> None:
 def test_the_reference_has_every_key_with_its_default() -> None:
     documented = tables_of(REFERENCE)
     builders: dict[str, Callable[..., Any]] = {"Top level": Experiment, "Local work": Schedule, "Policy": RoundPolicy,
-                                              "Simulation": Simulation}  # fmt: skip
+                                              "Simulation": Simulation, "Privacy": PrivacyTarget,
+                                              "Private steps": PrivateSteps}  # fmt: skip
     for group in {heading.split("/")[0] for heading in documented} - builders.keys():
         names = own_names(f"fedloom.{group.lower()}")
         builders |= {f"{group}/{name}": catalogue.builder(f"fedloom.{group.lower()}", name) for name in names}

@@ -213,7 +213,9 @@ def test_a_run_goes_on_with_those_workers_for_whom_there_is_room(experiment: Mak
 
 def test_a_cluster_without_room_for_a_worker_is_not_waited_for_without_end(experiment: Make) -> None:
     ticks = iter(range(0, 1000, 10))
-    with pytest.raises(WorkerError, match=r"no worker is there, and none could be started in 180 s: the cluster has no"):
+    with pytest.raises(
+        WorkerError, match=r"no worker is there, and none could be started in 180 s: the cluster has no"
+    ):
         run(FakeCrew(rooms=0), experiment(rounds=1), clock=lambda: float(next(ticks)))
 
 

@@ -33,7 +33,8 @@ def test_an_unknown_name_offers_the_nearest_and_lists_all() -> None:
     with pytest.raises(ComponentError) as error:
         builder("fedloom.cohorts", "unifrom")
     assert str(error.value) == (
-        'fedloom.cohorts has no "unifrom"; did you mean "uniform"?; it has all, by_size, poisson, uniform'
+        'fedloom.cohorts has no "unifrom"; did you mean "uniform"?; it has all, by_size, poisson, truncated_poisson, '
+        "uniform"
     )
 
 

@@ -33,9 +33,9 @@ rounds = 3
 ALGORITHMS = "fedadagrad, fedadam, fedavg, fedavgm, fedprox, fedsgd, fedyogi, scaffold"
 TOP = (
     "an experiment takes data, prepare, learner, algorithm, pipeline, metrics_pipeline, cohort, evaluate_cohort, "
-    "policy, stop, seed, evaluate_every, block, compare, simulate, engine, output"
+    "policy, stop, seed, evaluate_every, block, compare, simulate, privacy, engine, output"
 )
-LOCAL = "local takes epochs, steps, batch_size, learning_rate, optimizer, clip_norm, weight_decay"
+LOCAL = "local takes epochs, steps, batch_size, learning_rate, optimizer, clip_norm, weight_decay, private"
 
 
 def violations(text: str, *overrides: str) -> list[str]:
@@ -96,7 +96,10 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
     ),
     "unknown stage, on a line of its own": (
         {"[stop]": '[pipeline]\nstages = [\n  { name = "mean" },\n  { name = "klip" },\n]\n[stop]'},
-        ['19: pipeline.stages.1.name: fedloom.stages has no "klip"; did you mean "clip"?; it has clip, mean'],
+        [
+            '19: pipeline.stages.1.name: fedloom.stages has no "klip"; did you mean "clip"?; it has adaptive_gaussian, '
+            "clip, fixed_point, gaussian, laplace, mean, rotate, shared_gaussian"
+        ],
     ),
     "no component": (
         {'name = "fedprox"\n': ""},
@@ -213,7 +216,7 @@ def test_what_a_broken_argument_leads_to_is_not_reported() -> None:
         ("seed.x=1", "seed", "a value, not a table: nothing can be set in it (x)"),
         ("stop.rounds=0", "stop.rounds", "max_rounds(rounds=0): expected 1 or more"),
         ("cohort.name=unifrm", "cohort.name", 'fedloom.cohorts has no "unifrm"; did you mean "uniform"?; it has all, '
-         "by_size, poisson, uniform"),
+         "by_size, poisson, truncated_poisson, uniform"),
         ("mu", "--set", "expected KEY=VALUE, as in --set algorithm.mu=0.1; expected = at character 3 of line 1"),
         ("=1", "--set", "expected KEY=VALUE, as in --set algorithm.mu=0.1; expected a key at character 1 of line 1"),
     ],

@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chi2
 
 from fedloom.core.data import Population
-from fedloom.core.events import NonPrivateDpEvent, PoissonSampledDpEvent
+from fedloom.core.events import (
+    GaussianDpEvent,
+    PoissonSampledDpEvent,
+    SampledWithoutReplacementDpEvent,
+    TruncatedPoissonSampledDpEvent,
+)
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import Key
 from fedloom.data.generated import Numbered
 from fedloom.errors import ComponentError
-from fedloom.runtime.cohort import Cohort, by_size, everyone, poisson, uniform
+from fedloom.runtime.cohort import Cohort, by_size, everyone, poisson, truncated_poisson, uniform
 from fedloom.testing.fakes import Names
 
 quick = settings(max_examples=60, derandomize=True, database=None, deadline=None)
@@ -28,6 +33,7 @@ cohorts = st.one_of(
     st.just(everyone()),
     st.integers(1, 40).map(uniform),
     st.integers(1, 40).map(by_size),
+    st.builds(truncated_poisson, st.floats(0.01, 1), st.integers(1, 40)),
     st.floats(0.01, 1).map(poisson),
 )
 
@@ -146,8 +152,26 @@ def test_expected_sizes_and_events() -> None:
         7,
         3.5,
     )
-    assert poisson(0.5).event(NonPrivateDpEvent()) == PoissonSampledDpEvent(0.5, NonPrivateDpEvent())
-    assert uniform(3).event(NonPrivateDpEvent()) == NonPrivateDpEvent()
+    event = GaussianDpEvent(1.0)
+    assert everyone().event(event, 9) == event
+    assert poisson(0.5).event(event, 9) == PoissonSampledDpEvent(0.5, event)
+    assert uniform(3).event(event, 9) == SampledWithoutReplacementDpEvent(9, 3, event)
+    assert uniform(3).event(event, 2) == SampledWithoutReplacementDpEvent(2, 2, event)
+    assert truncated_poisson(0.5, 4).event(event, 9) == TruncatedPoissonSampledDpEvent(0.5, 9, 4, event)
+    with pytest.raises(ComponentError, match="tell of the rows"):
+        by_size(3).event(event, 9)
+
+
+def test_a_truncated_cohort_is_never_larger_and_keeps_each_drawn_client_alike() -> None:
+    """Every client is drawn and 30 of 40 are kept: each is kept with the chance 3/4."""
+    kept = np.zeros(40, np.int64)
+    draws = 2000
+    for seed in range(draws):
+        drawn = truncated_poisson(1.0, 30).draw(Key.from_seed(seed), of(40), None)
+        assert len(drawn) == 30
+        kept[drawn] += 1
+    distance = float((((kept - 0.75 * draws) ** 2) / (0.75 * 0.25 * draws)).sum()) * 39 / 40
+    assert distance < chi2.ppf(1 - FALSE_ALARM, 39)
 
 
 @pytest.mark.parametrize(

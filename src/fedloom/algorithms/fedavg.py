@@ -70,6 +70,7 @@ def fedavg(
         params=lambda state: state.params,
         weighting=weighting,
         needs=Capabilities(prox=isinstance(prox, Ramp) or prox > 0, shaped=not local.plain),
+        local=local,
     )
 
 

@@ -65,4 +65,5 @@ def scaffold(
         needs=Capabilities(
             linear=True, gradient=option == "I", examples=weighting == "examples", shaped=not local.plain
         ),
+        local=local,
     )

@@ -19,6 +19,8 @@ runs = typer.Typer(name="runs", help="What has been run.", no_args_is_help=True)
 config = typer.Typer(name="config", help="What an experiment file means.", no_args_is_help=True)
 app.add_typer(runs)
 app.add_typer(config)
+ledger = typer.Typer(name="ledger", help="What has been released of each data set.", no_args_is_help=True)
+app.add_typer(ledger)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key: algorithm.mu=0.1")]
@@ -26,6 +28,7 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file (
 Folder = Annotated[Path, typer.Option("--output", help="Folder of all runs.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model.safetensors, a run's folder or its id.")]
 Rows = Annotated[Path, typer.Argument(metavar="ROWS.csv", help="Rows as the model was trained on, found by column.")]
+LedgerFile = Annotated[Path, typer.Option("--ledger", metavar="PATH", help="The ledger's file.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help='A folder, a run id, the start of one, or "last".')]
 
 
@@ -103,12 +106,20 @@ def demo(
 
 
 @app.command()
-def report(run: RunName, output: Folder = Path("runs"), json: Json = False) -> None:
+def report(
+    run: RunName,
+    *,
+    public: Annotated[
+        bool, typer.Option("--public", help="Of a private run: report-public.html, without a word of who took part.")
+    ] = False,
+    output: Folder = Path("runs"),
+    json: Json = False,
+) -> None:
     """Write a run's report.html again, from its record."""
     with exit_on_error(json=json):
-        from fedloom.cli.report import write_report
+        from fedloom.cli.report import write_public_report, write_report
 
-        write_report(run, output, json=json)
+        (write_public_report if public else write_report)(run, output, json=json)
 
 
 @app.command()
@@ -151,6 +162,27 @@ def plan(
         from fedloom.cli.plan import plan_file
 
         plan_file(file, overrides or [], ask=not no_preparations, json=json)
+
+
+@app.command()
+def audit(
+    file: File,
+    overrides: Set = None,
+    *,
+    layer: Annotated[
+        bool, typer.Option("--layer", help="Play the pipeline's own clip, sum and noise with a canary and without it.")
+    ] = False,
+    releases: Annotated[int, typer.Option("--releases", metavar="N", help="Of each canary, and without any.")] = 5_000,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Noise from this machine's entropy, in place of the seed's.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Measure a claim of privacy against what is released, before anything is trained."""
+    with exit_on_error(json=json):
+        from fedloom.cli.audit import audit_file
+
+        audit_file(file, overrides or [], layer=layer, releases=releases, fresh=fresh, json=json)
 
 
 @app.command()
@@ -265,3 +297,92 @@ def show_config(
         from fedloom.cli.config import show_file
 
         show_file(file, overrides or [], resolved=resolved, json=json)
+
+
+@ledger.command("show")
+def show_ledger(path: LedgerFile = Path("runs/ledger.sqlite"), json: Json = False) -> None:
+    """Show every data set with its budget, and every run with what it holds."""
+    with exit_on_error(json=json):
+        from fedloom.cli.ledger import show
+
+        show(path, json=json)
+
+
+@ledger.command("verify")
+def verify_ledger(
+    path: LedgerFile = Path("runs/ledger.sqlite"),
+    heads: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--head", metavar="ROWS:SHA256", help="Compare with a head noted before; several times if need be."
+        ),
+    ] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take it as it is where its head file is gone, or counts rows that are.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check that no row was changed, removed or moved, and print the head."""
+    with exit_on_error(json=json):
+        from fedloom.cli.ledger import verify
+
+        verify(path, heads=heads or [], accept=accept, json=json)
+
+
+@ledger.command("budget")
+def budget_ledger(
+    data_set: Annotated[str | None, typer.Argument(metavar="DATA_SET", help="Its declared id; else all.")] = None,
+    *,
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Give it a budget: its epsilon; inf for no limit.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option("--delta", help="Its delta.")] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="client or record.")] = None,
+    adjacency: Annotated[str | None, typer.Option("--adjacency", help="zero_out, add_remove or replace_one.")] = None,
+    composition: Annotated[str | None, typer.Option("--composition", help="Across runs: basic or rdp.")] = None,
+    shares: Annotated[
+        list[str] | None,
+        typer.Option("--shares-units-with", metavar="DATA_SET", help="Another id that may hold the same people."),
+    ] = None,
+    path: LedgerFile = Path("runs/ledger.sqlite"),
+    json: Json = False,
+) -> None:
+    """Show what data sets may still spend, or give one its budget, once and for ever."""
+    with exit_on_error(json=json):
+        from fedloom.cli.ledger import Asked, budget
+
+        asked = Asked(
+            epsilon=epsilon,
+            delta=delta,
+            unit=unit,
+            adjacency=adjacency,
+            composition=composition,
+            shares_units_with=tuple(shares or ()),
+        )
+        budget(path, data_set, asked, json=json)
+
+
+@ledger.command("finish")
+def finish_ledger(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Its id, in full.")],
+    path: LedgerFile = Path("runs/ledger.sqlite"),
+    json: Json = False,
+) -> None:
+    """End the releases of a run that will not be resumed, so that it holds nothing that it did not use."""
+    with exit_on_error(json=json):
+        from fedloom.cli.ledger import finish
+
+        finish(path, run, json=json)
+
+
+@ledger.command("export")
+def export_ledger(
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="A new file; else standard output.")] = None,
+    path: LedgerFile = Path("runs/ledger.sqlite"),
+    json: Json = False,
+) -> None:
+    """Write every row as a line of JSON with its digest."""
+    with exit_on_error(json=json):
+        from fedloom.cli.ledger import export
+
+        export(path, out, json=json)

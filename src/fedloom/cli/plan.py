@@ -5,15 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedloom.cli.output import write_json
 from fedloom.cli.progress import in_bytes
 from fedloom.cli.tables import print_table
+from fedloom.engines.accounting import check_ledger
 from fedloom.engines.preparing import answer_preparations
+from fedloom.errors import Error
 from fedloom.experiment.config import read
 from fedloom.experiment.listing import Phase, PlanListing, list_plan
+from fedloom.experiment.privacy_listing import PrivacyListing
 
 _ITEMS = 12
 """Pieces of a vector that are listed one by one; beyond, the rest are counted."""
@@ -27,10 +30,10 @@ def plan_file(file: Path, overrides: Sequence[str], *, ask: bool, json: bool) ->
     if json:
         write_json({**listing.as_json(), "bytes_up": listing.bytes_up, "bytes_down": listing.bytes_down})
         return
-    _print(listing, asked=ask)
+    _print(listing, asked=ask, runs=settings.output)
 
 
-def _print(listing: PlanListing, *, asked: bool) -> None:
+def _print(listing: PlanListing, *, asked: bool, runs: Path) -> None:
     out = sys.stdout
     out.write(f"experiment {listing.digest}\n{listing.clients} clients\n\n")
     out.write("What leaves a client\n")
@@ -54,6 +57,8 @@ def _print(listing: PlanListing, *, asked: bool) -> None:
     out.write("\n" + _filled(f"{down}{_how_exact(listing.phases, asked=asked)}") + "\n")
     for phase in listing.phases:
         _print_phase(phase)
+    if listing.privacy is not None:
+        _print_privacy(listing.privacy, runs=runs)
     out.write("\nWho provides what\n")
     for part in listing.components:
         who = "made in Python" if part.distribution is None else f"{part.distribution} {part.version}"
@@ -79,7 +84,30 @@ def _print_phase(phase: Phase) -> None:
     for note in phase.notes:
         out.write(_filled(note, indent="  ") + "\n")
     if phase.in_clear:
-        out.write("  in clear: nothing protects any of this\n")
+        covered = "nothing protects any of this" if phase.protection == "none" else "the server reads each message"
+        out.write(f"  in clear: {covered}\n")
+
+
+def _print_privacy(privacy: PrivacyListing, *, runs: Path) -> None:
+    out = sys.stdout
+    out.write("\nPrivacy\n")
+    for line in (*privacy.lines, *_ledger_says(privacy, runs)):
+        out.write(_filled(line, indent="  ") + "\n")
+    rows = [[str(at.rounds), f"{at.models:g}", f"{at.participation:g}"] for at in privacy.by_round]
+    out.write("\n")
+    print_table(["rounds", "epsilon, reader of the models", "epsilon, holder of participation data"], rows)
+
+
+def _ledger_says(privacy: PrivacyListing, runs: Path) -> Iterator[str]:
+    """Yield whether the ledger beside the runs would let the run begin now."""
+    if privacy.whole.protection.target.data_set is None:
+        return
+    try:
+        check_ledger(privacy.whole, runs, new=True)
+    except Error as refusal:
+        yield f"as it is, the run would be refused: {refusal}"
+    else:
+        yield "the ledger has room for it"
 
 
 def _how_exact(phases: Sequence[Phase], *, asked: bool) -> str:

@@ -15,7 +15,17 @@ def write_report(name: str, output: Path, *, json: bool) -> None:
     """Write the report of a run again and print where it is."""
     from fedloom.reports import write
 
-    path = write(store.find(output, name))
+    _print_path(write(store.find(output, name)), json=json)
+
+
+def write_public_report(name: str, output: Path, *, json: bool) -> None:
+    """Write the page of a private run that may be shown to anyone who sees its models, and print where it is."""
+    from fedloom.reports import write_public
+
+    _print_path(write_public(store.find(output, name)), json=json)
+
+
+def _print_path(path: Path, *, json: bool) -> None:
     if json:
         write_json({"report": path})
         return

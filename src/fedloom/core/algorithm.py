@@ -14,6 +14,7 @@ from fedloom.core.keys import Key
 from fedloom.core.learner import Capabilities
 from fedloom.core.metrics import MetricSpec
 from fedloom.core.params import ParamSpec, Vector
+from fedloom.core.schedule import Schedule
 from fedloom.core.update import Aggregate, Update
 from fedloom.core.work import (
     ClientReply,
@@ -99,6 +100,9 @@ class Algorithm(Generic[S, B, C]):
     personal: Callable[[B, C], Vector] | None = None
     """What this client evaluates and serves, where it is not the published model."""
     needs: Capabilities = NEEDS_NOTHING
+    local: Schedule | None = None
+    """The schedule of all local work that its programs ask for, where it is one. A plan prices private steps by it, and
+    a client does no private work that is not told here."""
     spec: ComponentSpec | None = None
 
 

@@ -40,6 +40,10 @@ class Stream(Protocol):
 class SecretKey(Stream, Protocol):
     """A stream that only its owner can compute; no ``repr``, no ``==``, no pickle."""
 
+    def child(self, *path: str | int) -> SecretKey:
+        """Return the secret at ``path`` below this one."""
+        ...
+
     @property
     def derived(self) -> bool:
         """True in simulation and rehearsal, where secrets come from the run's seed."""

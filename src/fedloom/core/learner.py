@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -29,6 +29,10 @@ class Capabilities:
     """Of an algorithm: an optimizer, a clip or weight decay shapes its local steps."""
     plain_only: bool = False
     """Of a learner: its steps are its own, and cannot be shaped."""
+    private: bool = False
+    """Of a learner: it takes private steps, unless ``not_private`` says why its model cannot."""
+    not_private: Callable[[], str] = field(default=str, compare=False, repr=False)
+    """Of a learner that takes private steps: why not with this model, empty where it can. Trying may take a second."""
     block: Literal["same bytes", "close", "no"] = "no"
     """How a client inside a block compares with the same client alone."""
     deterministic: bool = True

@@ -16,10 +16,12 @@ from fedloom.core.component import ComponentSpec
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import Stream, permutations
 from fedloom.core.optimizer import AnyOptimizer
+from fedloom.core.private_steps import PrivateSteps
 from fedloom.errors import ComponentError
 
 FULL_BATCH_ROWS = 64
 """A full batch is padded to a multiple of this, a length that depends on its client alone."""
+_ROWS_OF_A_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +58,22 @@ class Schedule:
     ``weight_decay * w`` is added, on every coordinate; then the optimizer makes a step of it. A batch size larger than
     the client means that client's full batch; the last, shorter batch of an epoch is used.
 
+    With ``private`` a step reads rows drawn one by one, in place of a batch of a size, and protects each of them: its
+    gradient is the noised sum over the expected number of rows, and every other term is added after the noise.
+
     Raises:
-        ComponentError: When a number is outside its range.
+        ComponentError: When a number is outside its range, or fields exclude each other.
     """
 
     epochs: int | None = None
     steps: int | Mapping[str, int] | None = None
-    batch_size: int | Literal["full"] = 32
+    batch_size: int | Literal["full"] = _ROWS_OF_A_BATCH
     learning_rate: float | Ramp = 0.1
     optimizer: AnyOptimizer | None = None
     """None is plain gradient descent. Its moments start afresh every round."""
     clip_norm: float | None = None
     weight_decay: float = 0.0
+    private: PrivateSteps | None = None
 
     def __post_init__(self) -> None:
         """Check every number once, where it is written."""
@@ -85,6 +91,34 @@ class Schedule:
             raise ComponentError(f"schedule: clip_norm = {self.clip_norm}; expected more than 0")
         if not self.weight_decay >= 0:
             raise ComponentError(f"schedule: weight_decay = {self.weight_decay}; expected 0 or more")
+        if self.private is not None:
+            self._check_private(self.private)
+
+    def _check_private(self, private: PrivateSteps) -> None:
+        """Refuse what private steps have no meaning for, or what shared noise would not cover."""
+        if self.steps is None:
+            raise ComponentError(
+                "schedule: private steps draw their rows by chance, so no number of them is an epoch; give steps"
+            )
+        if self.batch_size != _ROWS_OF_A_BATCH:
+            raise ComponentError(
+                f"schedule: batch_size = {self.batch_size!r} has no meaning for private steps, whose rows come by "
+                "private.rate; leave it out"
+            )
+        if not private.shared:
+            return
+        shaped = self.clip_norm is not None or not (self.optimizer is None or self.optimizer.plain)
+        if self.steps != 1 or shaped:
+            raise ComponentError(
+                'schedule: private.noise_multiplier = "shared" covers one plain local step; a second one, clip_norm or '
+                "an optimizer would see gradients without noise. Give steps = 1 and none of these, or noise of the "
+                "client's own"
+            )
+        if isinstance(self.learning_rate, Ramp) or not isinstance(private.rows, int):
+            raise ComponentError(
+                'schedule: under private.noise_multiplier = "shared" learning_rate and private.rows are one number for '
+                "all rounds and clients, because the noise is sized by them; let server_lr change by round"
+            )
 
     @property
     def plain(self) -> bool:
@@ -96,16 +130,18 @@ class Schedule:
         """Return the schedule with the numbers of one round and one client.
 
         Raises:
-            ComponentError: When ``steps`` is a table without this client.
+            ComponentError: When ``steps`` or ``private.rows`` is a table without this client.
         """
-        if not isinstance(self.learning_rate, Ramp) and not isinstance(self.steps, Mapping):
+        private = None if self.private is None else self.private.at(client)
+        if not isinstance(self.learning_rate, Ramp) and not isinstance(self.steps, Mapping) and private is self.private:
             return self
         steps = self.steps
         if isinstance(steps, Mapping):
             if client not in steps:
                 raise ComponentError(f"schedule: steps has no entry for client {client!r}")
             steps = steps[client]
-        return replace(self, learning_rate=value_at(self.learning_rate, round_number), steps=steps)
+        rate = value_at(self.learning_rate, round_number)
+        return replace(self, learning_rate=rate, steps=steps, private=private)
 
     def batch_rows(self, count: int) -> int:
         """Return the padded length of every batch of a client with ``count`` rows: it depends on that client alone."""

@@ -34,6 +34,8 @@ class WireType:
     """Values live in Z_m."""
     l2: float | None = None
     """Bound on the norm of ONE client's whole vector; None: unbounded."""
+    l1: float | None = None
+    """The same for its L1 norm."""
     metrics: int = 0
     weight: bool = True
     two_words: bool = False
@@ -43,6 +45,15 @@ class WireType:
     """Bound on the norm of the parts alone; None: unbounded."""
     weighted: bool = False
     """The parts have been multiplied by the weight."""
+    most_clients: int | None = None
+    """Clients that a round invites at most: a sum in Z_m must hold them all; None: not known."""
+    noise_multiplier: float | None = None
+    """Noise that a stage before this one will put on the sum, over the bound of one client; None: no noise."""
+    record: float | None = None
+    """Bound on what one row of a client changes in the norm of its parts; None: not known. A stage that passes it on
+    brings no two vectors further apart."""
+    step: float | None = None
+    """Of a vector in Z_m: what one integer step of the parts is worth, in the units before the encoding."""
 
     def split_weight(self, weights: Vector) -> Vector:
         """Return weights ``(clients,)`` as the coordinates that they travel in, ``(clients, 1 or 2)``.

@@ -12,6 +12,7 @@ from fedloom.core import codec
 from fedloom.core.ids import ClientId
 from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, Failure, Refused, RoundOrder
 from fedloom.engines.prepared_data import PreparedData
+from fedloom.engines.secrets import client_secret
 from fedloom.errors import DataError
 from fedloom.experiment.plan import AnyPlan
 from fedloom.runtime.client import ClientNode, stream_block
@@ -48,7 +49,10 @@ class BlockWork:
                 phase = orders[client].program
                 to.lose(client, Failure(client=client, phase=phase, kind="refused", detail=str(error)))
                 continue
-            nodes.append(ClientNode(client=client, plan=plan, data=data, states=self.states, debug=self.debug))
+            secret = client_secret(plan, client)
+            nodes.append(
+                ClientNode(client=client, plan=plan, data=data, states=self.states, secret=secret, debug=self.debug)
+            )
         asked = [orders[node.client] for node in nodes]
         if self.strict:
             asked = [codec.decode(codec.encode(order), order) for order in asked]

@@ -10,15 +10,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from fedloom.core.events import DpEvent
 from fedloom.core.ids import RoundNumber
 from fedloom.core.params import Vector
+from fedloom.runtime.effects import Append, Keep
 from fedloom.runtime.ports import MemoryStates, encode_stored
 from fedloom.runtime.record import RoundRecord
 from fedloom.runtime.state import RunState, encode_state
 from fedloom.store import RunFolder
+
+
+class RunLedger(Protocol):
+    """What a run writes to a privacy ledger, each thing durable when the call returns. Keys are phase, round, retry."""
+
+    def commit(self, key: tuple[int, int, int], event: DpEvent) -> None:
+        """Charge a release, before it is made; the same one again changes nothing."""
+        ...
+
+    def keep(self, key: tuple[int, int, int], released: bytes) -> None:
+        """Store what was released, before anything reads it."""
+        ...
+
+    def drop_kept(self, before: tuple[int, int, int]) -> None:
+        """Remove what was stored before a key: the rounds that used it are durable."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +50,8 @@ class Journal:
     params: dict[int, Vector] | None = None
     """Parameters by round, 0 the start, where the run saves them."""
     events: list[tuple[int, RoundNumber, int, DpEvent]] = field(default_factory=list)
+    ledger: RunLedger | None = None
+    """The account of this run in a privacy ledger."""
     state: RunState[Any] | None = None
     fingerprint: str | None = None
     _restored: bytes | None = None
@@ -41,6 +60,20 @@ class Journal:
     _durable_params: int = 0
     _durable_events: int = 0
     _written_at: float | None = None
+
+    def charge(self, phase: int, charged: Append) -> None:
+        """Write an event down before what it covers is released: durably where the run has a privacy ledger."""
+        if self.ledger is not None:
+            self.ledger.commit((phase, charged.round, charged.retry), charged.event)
+        self.events.append((phase, charged.round, charged.retry, charged.event))
+
+    def keep(self, phase: int, kept: Keep) -> None:
+        """Store a released sum before anything reads it, where the run has a privacy ledger.
+
+        Noise that comes from the seed is drawn again as it was: elsewhere there is nothing to keep.
+        """
+        if self.ledger is not None:
+            self.ledger.keep((phase, kept.round, kept.retry), kept.released.tobytes())
 
     def commit(self, state: RunState[Any] | None, records: Sequence[RoundRecord]) -> None:
         """Take over a state and the records that it counts."""
@@ -84,6 +117,8 @@ class Journal:
         except BaseException:
             self.states.changed.update(client for client, _ in changed)
             raise
+        if self.ledger is not None:
+            self.ledger.drop_kept((self.state.phase, self.state.round + 1, 0))
         self._durable_records = len(self.records)
         self._durable_params = len(params)
         self._durable_events = len(self.events)

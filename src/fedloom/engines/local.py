@@ -86,7 +86,8 @@ class LocalEngine:
         here = Path.cwd() if base is None else Path(base)
         output, resume = (None if folder is None else Path(folder) for folder in (output, resume))
         experiment = resolve_experiment(experiment, base=here)
-        run = LocalRun(self._settings, experiment, on_round, base=here)
+        runs = output if resume is None else resume.absolute().parent
+        run = LocalRun(self._settings, experiment, on_round, base=here, runs=runs, new=resume is None)
         run.check()
         engine = {} if self.spec is None else {"name": self.spec.name, **self.spec.arguments}
         options = {"save_rounds": save_rounds, "engine": engine}

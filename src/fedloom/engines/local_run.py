@@ -23,6 +23,7 @@ from fedloom.data.describe import holding
 from fedloom.data.duplicates import duplicates
 from fedloom.data.lopsided import lopsided
 from fedloom.data.row_checks import grouped_notes
+from fedloom.engines.accounting import account_of, check_ledger
 from fedloom.engines.blocks import BlockWork
 from fedloom.engines.comparison import MOST_CLIENTS, Comparison, compare
 from fedloom.engines.journal import Journal
@@ -30,6 +31,7 @@ from fedloom.engines.prepared_data import PreparedData
 from fedloom.engines.processes import Processes, unnamed_parts
 from fedloom.engines.result import RunResult, Status
 from fedloom.engines.rounds import OnRound, Rounds
+from fedloom.engines.secrets import SIMULATED
 from fedloom.engines.teams import Team, Threads
 from fedloom.errors import DataError, PlanError
 from fedloom.experiment.plan import (
@@ -41,12 +43,16 @@ from fedloom.experiment.plan import (
     prepare_plan,
     train_plan,
 )
+from fedloom.experiment.privacy import PrivacyPrice, price_experiment
+from fedloom.experiment.privacy_record import ELSEWHERE, for_the_public, for_the_record
 from fedloom.experiment.spec import Experiment
+from fedloom.runtime.cohort import Cohort
 from fedloom.runtime.coordinator import initial_state
 from fedloom.runtime.ports import Slot, decode_stored
 from fedloom.runtime.state import RunState, decode_state, peek
 from fedloom.runtime.stopping import has_diverged
 from fedloom.store import Saved
+from fedloom.store.documents import write_public_privacy
 
 Pool = Literal["auto", "processes", "threads"]
 Hire: TypeAlias = Callable[[Experiment, PreparedData, Journal, Path], tuple[Team, str]]
@@ -104,15 +110,24 @@ class LocalRun:
     """The phases of one run: preparations, then training, then the comparison."""
 
     def __init__(
-        self, settings: RoundSettings, experiment: Experiment, on_round: Sequence[OnRound], *, base: Path
+        self,
+        settings: RoundSettings,
+        experiment: Experiment,
+        on_round: Sequence[OnRound],
+        *,
+        base: Path,
+        runs: Path | None = None,
+        new: bool = True,
     ) -> None:
         self.experiment = experiment
         self.data = PreparedData(dataset_of(experiment))
         self.population = check_data(self.data.dataset)
         self.notes: list[str] = []
+        self.price: PrivacyPrice | None = None
         self._held: list[Holding] = []
         self._settings = settings
         self._base = base
+        self._runs, self._new = runs, new
         self._on_round = on_round
         self._splits: tuple[Split, ...] = ()
 
@@ -127,6 +142,7 @@ class LocalRun:
         check_parts(self.experiment, self.population, self._splits)
         if not self.experiment.prepare:
             self._plan(build_learner(self.experiment, self.data.schema))
+            check_ledger(self._priced(), self._runs, new=self._new)
 
     def check_resumed(self, saved: Saved, path: Path) -> None:
         """Refuse to continue a run over other rows than it began with.
@@ -172,6 +188,8 @@ class LocalRun:
         learner = build_learner(self.experiment, self.data.schema)
         self.notes.extend(getattr(learner, "notes", ()))
         plan = self._plan(learner)
+        check_ledger(self._priced(learner), self._runs, new=self._new)
+        self._note_privacy(self.price)
         if any(preparation.fills for preparation in self._preparations):
             self._check_prepared()
         self._note_period()
@@ -179,12 +197,40 @@ class LocalRun:
         if saved is not None:
             self._restore_clients(plan, state, saved)
         self._keep_start(plan, state)
-        return plan, rounds.run(plan, state, block=self.experiment.block or learner.block), learner
+        block = self.experiment.block or learner.block
+        with account_of(self.price, self.journal.folder, fingerprint=self.journal.fingerprint) as account:
+            self.journal.ledger = account
+            try:
+                state = rounds.run(plan, state, block=block)
+                self.journal.write()  # the account ends when nothing of the run has to be computed again
+            finally:
+                self.journal.ledger = None
+        return plan, state, learner
 
     def _plan(self, learner: Learner) -> AnyPlan:
         return train_plan(self.experiment, learner, self.population, self._splits)
 
+    def _priced(self, learner: Learner | None = None) -> PrivacyPrice | None:
+        """Price the whole run, once: a plan that costs more than it may is refused before round 1."""
+        if self.price is None and self.experiment.privacy is not None:
+            built = build_learner(self.experiment, self.data.schema) if learner is None else learner
+            self.price = price_experiment(self.experiment, built, self.population)
+        return self.price
+
+    def _note_privacy(self, price: PrivacyPrice | None) -> None:
+        """Say what is promised to whoever reads the record, and write down apart from it what the models promise."""
+        if price is None:
+            return
+        self.notes.extend([SIMULATED, price.figures.participation.words, ELSEWHERE, *price.notes])
+        if self.journal.folder is not None:
+            cohort: Cohort = self.experiment.cohort  # type: ignore[assignment]
+            public = for_the_public(price, cohort, self.population, simulated=True)
+            write_public_privacy(self.journal.folder.path, public)
+
     def _note_period(self) -> None:
+        if self.experiment.privacy is not None:
+            self.notes.append("no figures of the clients' rows: each would be a release of its own")
+            return
         period = evaluation_period(self.experiment, self.population)
         if self.experiment.evaluate_every is None and period > 1:
             self.notes.append(
@@ -210,6 +256,8 @@ class LocalRun:
             if len(self.population) <= _LISTED:
                 held.append(holding(name, data, self.data.schema))
             seen.update(split for split in SPLITS if data.count(split))
+        if self.experiment.privacy is not None:  # what rows look like is theirs: it is checked, and told to nobody
+            return tuple(split for split in SPLITS if split in seen)
         self.notes.extend((*getattr(dataset, "notes", ()), *grouped_notes(warnings, limit=_NOTES)))
         if isinstance(dataset, Pooled):  # rows that are made when they are asked for are told apart by what makes them
             self.notes.extend(duplicates(dataset))
@@ -286,7 +334,8 @@ class LocalRun:
             notes=tuple(self.notes),
             comparison=self._compare(plan, state, learner),
             raw=self.data.dataset.schema(),
-            holdings=self._held if len(self.population) <= _LISTED else None,
+            holdings=self._held if len(self.population) <= _LISTED and self.price is None else None,
+            privacy=None if self.price is None else for_the_record(self.price, simulated=True),
             preparations=self._preparations,
             learner_spec=self.experiment.learner.spec,  # type: ignore[union-attr]
             run_id=None if folder is None else RunId(folder.run_id),
@@ -295,6 +344,8 @@ class LocalRun:
 
     def _compare(self, plan: AnyPlan, state: RunState[Any], learner: Learner) -> Comparison | None:
         wanted = self.experiment.compare
+        if wanted is None and self.experiment.privacy is not None:
+            return None
         if wanted is None:
             wanted = len(self.population) <= MOST_CLIENTS and learner.capabilities.gradient
         if not wanted:

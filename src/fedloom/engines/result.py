@@ -57,6 +57,8 @@ class RunResult:
     """Rows and classes by client; None above 1,000 clients."""
     run_id: RunId | None
     folder: Path | None
+    privacy: Mapping[str, Json] | None = None
+    """What the run promises about privacy and what it costs, where it does; simulated noise protects nothing."""
 
     @property
     def model_sha256(self) -> str:
@@ -142,6 +144,7 @@ class RunResult:
             "calibration": msgspec.to_builtins(tuple(self.calibration)) or None,
             "worth": msgspec.to_builtins(self.worth),
             "versions": dict(versions()),
+            **({} if self.privacy is None else {"privacy": dict(self.privacy)}),
         }
 
     def _clients_compared(self) -> dict[str, Json]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from fedloom.engines.interrupts import uninterrupted
 from fedloom.engines.journal import Journal
+from fedloom.engines.secrets import server_secret
 from fedloom.engines.teams import Team
 from fedloom.errors import PlanError, RunStopped
 from fedloom.experiment.plan import AnyPlan
 from fedloom.runtime.coordinator import Coordinator, Stopped
-from fedloom.runtime.effects import Append, Closed, Keep, Save, Send
+from fedloom.runtime.effects import Append, Closed, Effect, Keep, Save, Send
 from fedloom.runtime.record import RoundRecord
 from fedloom.runtime.state import RunState
 
@@ -46,7 +47,7 @@ class Rounds:
             RunStopped: When a round had too few updates too often.
         """
         history = [record for record in self.journal.records if record.program == plan.program]
-        coordinator = Coordinator(plan, state, history)
+        coordinator = Coordinator(plan, state, history, secret=server_secret(plan))
         self.journal.commit(state, ())
         self.team.begin(plan, state.prepared)
         clock = Lap()
@@ -54,6 +55,7 @@ class Rounds:
             opened = coordinator.open_round()
             if isinstance(opened, Stopped):
                 break
+            assert not list(self._do(plan, coordinator.charge())), "a charge is all for the ledger"
             self.team.work(plan, coordinator, opened, block=block)
             with uninterrupted():
                 closed = self._perform(plan, coordinator, clock)
@@ -70,22 +72,31 @@ class Rounds:
         state: RunState[Any] | None = None
         closed: list[RoundRecord] = []
         while effects := coordinator.advance(clock.seconds()):
-            for effect in effects:
+            for effect in self._do(plan, effects):
                 match effect:
-                    case Append():
-                        self.journal.events.append((plan.phase, effect.round, effect.retry, effect.event))
                     case Save():
                         state = effect.state
                     case Closed():
                         closed.append(effect.record)
-                    case Keep() | Send():
-                        raise PlanError("local runs plain sums without noise; this pipeline needs more")
+                    case Send():
+                        raise PlanError("local runs sums of one message; this aggregator needs more")
         self.journal.commit(state, closed)
         if state is not None and state.pending is None and plan.program == "train" and self.journal.params is not None:
             self.journal.params[state.round] = plan.algorithm.params(state.server)
         if self.journal.due():
             self.journal.write()
         return closed
+
+    def _do(self, plan: AnyPlan, effects: Sequence[Effect]) -> Iterator[Effect]:
+        """Perform what the ledger is told, in its order; yield the rest."""
+        for effect in effects:
+            match effect:
+                case Append():
+                    self.journal.charge(plan.phase, effect)
+                case Keep():
+                    self.journal.keep(plan.phase, effect)
+                case _:
+                    yield effect
 
 
 def _why(reason: str, records: Sequence[RoundRecord]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedloom.core import codec
 from fedloom.core.component import ComponentSpec, Json
-from fedloom.core.data import SPLITS, FederatedDataset, Population, Schema, Split, Transform
+from fedloom.core.data import SPLITS, FederatedDataset, Population, Split, Transform
 from fedloom.core.events import NonPrivateDpEvent
 from fedloom.core.messages import AggregatorMessage, Program
 from fedloom.core.metrics import Mean
@@ -30,6 +30,8 @@ from fedloom.experiment.plan import (
     resolve_experiment,
     train_plan,
 )
+from fedloom.experiment.privacy import price_experiment
+from fedloom.experiment.privacy_listing import PrivacyListing, list_privacy
 from fedloom.experiment.registry import provider
 from fedloom.experiment.spec import Experiment
 from fedloom.experiment.traffic import (
@@ -129,11 +131,13 @@ class PlanListing:
     clients: int
     phases: tuple[Phase, ...]
     components: tuple[Component, ...]
+    privacy: PrivacyListing | None = None
+    """What is promised about privacy, and what it costs; None where nothing is."""
 
     def as_json(self) -> dict[str, Json]:
         """Return the listing as plain JSON."""
-        tree: dict[str, Json] = msgspec.to_builtins(self)
-        return tree
+        tree: dict[str, Json] = msgspec.to_builtins(replace(self, privacy=None))
+        return {**tree, "privacy": None if self.privacy is None else self.privacy.as_json()}
 
     @property
     def bytes_up(self) -> int | None:
@@ -183,7 +187,14 @@ def list_plan(experiment: Experiment, answers: Sequence[Answer] = (), *, base: P
             answer = msgspec.convert(answers[number].result, type=preparation.query.answer)
         transforms.append(preparation.transform(answer))
         schema = transforms[-1].schema(schema)
-    phases.extend(_train_phases(experiment, schema, population, splits, transforms=transforms))
+    learner = build_learner(experiment, schema)
+    plan = train_plan(experiment, learner, population, splits)
+    if plan.private:
+        phases.append(_private_phase(plan))
+        price = price_experiment(experiment, learner, population)
+        assert price is not None, "a private plan has a price"
+        return replace(_listing(experiment, population, phases), privacy=list_privacy(price, plan))
+    phases.extend(_train_phases(plan, dataset, population, transforms=transforms))
     return _listing(experiment, population, phases)
 
 
@@ -193,16 +204,45 @@ _NOTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
+def _private_phase(plan: AnyPlan) -> Phase:
+    """Return the training of a private run: cohorts are secret, so bytes are those of as many clients as expected."""
+    clients = plan.cohort.expected(len(plan.population))
+    message, order = codec.encoded_length(sum_message(plan.exchange)), order_bytes(plan, "train", ONE)
+    rounds = plan.stop.rounds
+    assert rounds is not None, "a private run has a bound on its rounds"
+    pipeline = plan.exchange.pipeline
+    shown = pipeline.aggregator.shows_messages and not plan.leaves_noised
+    return Phase(
+        title="training",
+        program="train",
+        cohort=plan.cohort.name,
+        clients=clients,
+        rounds=rounds,
+        items=tuple(item for item in _items(plan.exchange) if item.kind == "part"),
+        dtype=pipeline.sent.dtype,
+        numbers=pipeline.sent.dim,
+        client_up=message,
+        client_down=order,
+        round_up=round(message * clients),
+        round_down=round(order * clients),
+        total_up=round(message * clients * rounds),
+        total_down=round(order * clients * rounds),
+        stages=tuple(stage.name for stage in pipeline.stages),
+        aggregator=pipeline.aggregator.name,
+        protection="noise",
+        in_clear=shown,
+        learns=(
+            f"the {'update' if shown else 'noised update'} of each client that sends one: what {plan.algorithm.name} "
+            "makes of its training rows",
+            "who took part in which round",
+        ),
+        notes=tuple(getattr(plan.learner, "notes", ())),
+    )
+
+
 def _train_phases(
-    experiment: Experiment,
-    schema: Schema,
-    population: Population,
-    splits: tuple[Split, ...],
-    *,
-    transforms: Sequence[Transform],
+    plan: AnyPlan, dataset: FederatedDataset, population: Population, *, transforms: Sequence[Transform]
 ) -> Iterator[Phase]:
-    dataset: FederatedDataset = experiment.data  # type: ignore[assignment]
-    plan = train_plan(experiment, build_learner(experiment, schema), population, splits)
     evaluation = plan.evaluation
     assert evaluation is not None, "training has an evaluation"
     looked = min(len(population), MOST_CLIENTS if len(population) <= MOST_CLIENTS else 1)

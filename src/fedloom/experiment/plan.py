@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fedloom.core.algorithm import AnyAlgorithm
+from fedloom.core.algorithm import AnyAlgorithm, delta_only
 from fedloom.core.component import ComponentSpec
 from fedloom.core.data import FederatedDataset, Population, Schema, Split
 from fedloom.core.keys import Key
@@ -22,6 +22,7 @@ from fedloom.core.metrics import NO_METRICS
 from fedloom.core.query import AnyPreparation, AnyQuery
 from fedloom.core.wire import WireType
 from fedloom.errors import DataError, PlanError
+from fedloom.experiment.privacy import check_privacy, protection_of
 from fedloom.experiment.registry import resolve
 from fedloom.experiment.spec import Experiment
 from fedloom.pipeline import Pipeline, total_pipeline
@@ -99,6 +100,7 @@ def query_plan(
         total_pipeline() if pipeline is None else pipeline,
         dtype="float64",
         weight=False,
+        most_clients=len(population),
     )
     return RunPlan(
         digest=digest,
@@ -119,6 +121,12 @@ def query_plan(
 def prepare_plan(experiment: Experiment, phase: int, schema: Schema, population: Population) -> AnyPlan:
     """Return the plan of one preparation of an experiment."""
     preparation: AnyPreparation = _value(experiment.prepare[phase])
+    if experiment.privacy is not None:
+        name = preparation.query.name if preparation.spec is None else preparation.spec.name
+        raise PlanError(
+            f"prepare.{phase} ({name}) asks the clients' private rows, and nothing protects the answer: give it public "
+            "numbers, e.g. min_max(ranges=...) from a documented source, or prepare the rows beforehand"
+        )
     key = Key.from_seed(experiment.seed).child("prepare", phase)
     return query_plan(preparation.query, schema, digest=experiment.digest, phase=phase, key=key, population=population)
 
@@ -149,6 +157,7 @@ def check_parts(experiment: Experiment, population: Population, splits: tuple[Sp
     can: Capabilities | None = _value(experiment.learner).capabilities
     if can is not None:
         _check_capabilities(_value(experiment.algorithm), can, population, compare=experiment.compare)
+    check_privacy(experiment, population)
     uniform = _value(experiment.algorithm).weighting == "uniform"
     _value(experiment.pipeline).bind(WireType(dim=None, dtype="float64", max_weight=1.0 if uniform else None))
     _check_cohort(_value(experiment.cohort), experiment.policy, population)
@@ -172,6 +181,7 @@ def train_plan(experiment: Experiment, learner: Learner, population: Population,
         PipelineError: When a stage cannot work on what it gets.
     """
     check_parts(experiment, population, splits)
+    private = experiment.privacy is not None
     algorithm: AnyAlgorithm = _value(experiment.algorithm)
     pipeline: Pipeline = _value(experiment.pipeline)
     _check_capabilities(algorithm, learner.capabilities, population, compare=experiment.compare)
@@ -180,15 +190,17 @@ def train_plan(experiment: Experiment, learner: Learner, population: Population,
     if world is not None and world.simulation.slow == "partial":
         algorithm = with_partial_work(algorithm, world)
     start = learner.init(key.child("init"))
-    carried = train_exchange(algorithm, learner.layout, learner.fit_metrics, pipeline, dtype=learner.dtype)
-    metrics_pipeline = _value(experiment.metrics_pipeline)
-    reported = exchange(
-        {},
-        evaluation_metrics(learner, splits),
-        Pipeline(stages=(), aggregator=pipeline.aggregator) if metrics_pipeline is None else metrics_pipeline,
-        dtype="float64",
-        weight=False,
+    cohort: Cohort = _value(experiment.cohort)
+    carried = train_exchange(
+        algorithm,
+        learner.layout,
+        learner.fit_metrics,
+        pipeline,
+        dtype=learner.dtype,
+        most_clients=cohort.most(len(population)),
+        silent=private,  # a loss of bare rows would be a release
     )
+    protection = protection_of(experiment, algorithm, carried.pipeline, population, parameters=learner.layout.size)
     return RunPlan(
         digest=experiment.digest,
         phase=len(experiment.prepare),
@@ -198,19 +210,43 @@ def train_plan(experiment: Experiment, learner: Learner, population: Population,
         start=start,
         key=key,
         population=population,
-        cohort=_value(experiment.cohort),
-        policy=experiment.policy,
+        cohort=cohort,
+        policy=experiment.policy if not private else _without_retry(experiment.policy),
         stop=_value(experiment.stop),
         stateful=keeps_state(algorithm, carried, start),
         learner=learner,
-        evaluation=Evaluation(
-            splits=splits,
-            algorithm=as_evaluation(algorithm, splits),
-            exchange=reported,
-            cohort=_value(experiment.evaluate_cohort),
-            every=evaluation_period(experiment, population),
-        ),
+        evaluation=None if private else _evaluation(experiment, algorithm, learner, population, splits),
         world=world,
+        event=None if protection is None else protection.counted,
+        leaves_noised=protection is not None and protection.at_client,
+    )
+
+
+def _evaluation(
+    experiment: Experiment,
+    algorithm: AnyAlgorithm,
+    learner: Learner,
+    population: Population,
+    splits: tuple[Split, ...],
+) -> Evaluation:
+    """Return what is reported of the model on the clients' rows, and how."""
+    metrics_pipeline, cohort = _value(experiment.metrics_pipeline), _value(experiment.evaluate_cohort)
+    if metrics_pipeline is None:
+        metrics_pipeline = Pipeline(stages=(), aggregator=_value(experiment.pipeline).aggregator)
+    reported = exchange(
+        {},
+        evaluation_metrics(learner, splits),
+        metrics_pipeline,
+        dtype="float64",
+        weight=False,
+        most_clients=cohort.most(len(population)),
+    )
+    return Evaluation(
+        splits=splits,
+        algorithm=as_evaluation(algorithm, splits),
+        exchange=reported,
+        cohort=cohort,
+        every=evaluation_period(experiment, population),
     )
 
 
@@ -258,6 +294,40 @@ def _check_capabilities(
         raise PlanError(
             f"{algorithm.name} with weighting='examples' needs the number of training rows of all clients, which this "
             "data set does not tell; use weighting='uniform'"
+        )
+    if _is_private(algorithm):
+        _check_private(algorithm, can)
+
+
+def _without_retry(policy: RoundPolicy) -> RoundPolicy:
+    """Return a policy that never draws a second cohort for a round: who comes would depend on who did not."""
+    return replace(policy, on_short="skip") if policy.on_short == "retry" else policy
+
+
+def _is_private(algorithm: AnyAlgorithm) -> bool:
+    return algorithm.local is not None and algorithm.local.private is not None
+
+
+def _check_private(algorithm: AnyAlgorithm, can: Capabilities) -> None:
+    """Refuse private steps that the learner cannot take, and what would tell of rows beside them."""
+    name, local = algorithm.name, algorithm.local
+    shared = local is not None and local.private is not None and local.private.shared
+    if not can.private:
+        raise PlanError(
+            f"{name}: this learner cannot take private steps, which need the gradient of each row; use logistic, ridge "
+            "or torch"
+        )
+    if reason := can.not_private():
+        raise PlanError(f"{name}: this model cannot take private steps: {reason}")
+    if algorithm.needs.gradient:
+        raise PlanError(
+            f"{name} asks for the gradient over all rows, which no noise covers; choose an algorithm, or an option of "
+            "it, that asks for local work alone"
+        )
+    if shared and algorithm.parts is not delta_only:
+        raise PlanError(
+            f'{name} sends more than one delta; private.noise_multiplier = "shared" covers one sum a round. Use '
+            "fedavg, or noise of the client's own"
         )
 
 

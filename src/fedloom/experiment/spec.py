@@ -19,6 +19,7 @@ from fedloom.errors import ComponentError
 from fedloom.experiment import registry
 from fedloom.experiment.tree import dotted, file_form, leaves
 from fedloom.pipeline import Pipeline, mean_pipeline
+from fedloom.privacy.target import PrivacyTarget
 from fedloom.runtime.cohort import Cohort, everyone
 from fedloom.runtime.policy import RoundPolicy
 from fedloom.runtime.simulation import Simulation
@@ -29,6 +30,9 @@ NOT_IN_DIGEST = ("stop", "evaluate_every", "compare")
 
 SAME_BYTES = frozenset({"logistic", "ridge", "sklearn"})
 """Learners of our own whose blocks have the bytes of one client at a time: a ``LearnerBuilder`` does not tell."""
+
+
+_OPTIONAL: Mapping[str, Any] = {"simulate": Simulation, "privacy": PrivacyTarget}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,7 @@ class Experiment:
         block: Clients computed together; None: the planner chooses.
         compare: Train local-only and pooled models beside the federated one; None: up to 50 clients.
         simulate: Clients that are away, lost or slow; None: a world without these.
+        privacy: What the run promises about privacy; needed where a stage or the local steps add noise.
 
     Raises:
         ComponentError: When a number is outside its range.
@@ -72,6 +77,7 @@ class Experiment:
     block: int | None = None
     compare: bool | None = None
     simulate: Simulation | None = None
+    privacy: PrivacyTarget | None = None
 
     def __post_init__(self) -> None:
         """Check every number once, where it is written."""
@@ -90,12 +96,11 @@ class Experiment:
         Raises:
             ComponentError: When the tree is not one, or part of it was made in Python and has no name.
         """
-        known = {item.name for item in dataclasses.fields(Experiment)} - {"simulate"}
+        known = {item.name for item in dataclasses.fields(Experiment)} - set(_OPTIONAL)
         if not known <= tree.keys():
             raise ComponentError(f"not an experiment: {', '.join(sorted(known - tree.keys()))} is missing")
         parts: dict[str, Any] = {key: _revived(key, tree[key]) for key in known}
-        if "simulate" in tree:
-            parts["simulate"] = msgspec.convert(tree["simulate"], type=Simulation)
+        parts |= {name: msgspec.convert(tree[name], type=kind) for name, kind in _OPTIONAL.items() if name in tree}
         return Experiment(**{**parts, "policy": RoundPolicy(**parts["policy"])})
 
     def as_json(self) -> dict[str, Json]:
@@ -105,8 +110,9 @@ class Experiment:
         """
         fields = dataclasses.fields(self)
         tree = {item.name: _completed(to_json(getattr(self, item.name))) for item in fields}
-        if self.simulate is None:  # so that a run without it has the digest that it had before there was one
-            del tree["simulate"]
+        for name in _OPTIONAL:
+            if getattr(self, name) is None:  # so that a run without it has the digest that it had before there was one
+                del tree[name]
         return {**tree, "versions": _versions(tree)}
 
     @property

@@ -27,6 +27,7 @@ from fedloom.learners.torch_block import BlockTask, MakeSteps, clients_at_once, 
 from fedloom.learners.torch_flat import FlatModule, vector_of
 from fedloom.learners.torch_perceptron import Perceptron, PerceptronSteps
 from fedloom.learners.torch_planner import Choice
+from fedloom.learners.torch_private import fit_private
 from fedloom.learners.torch_process import one_thread, seeded
 from fedloom.learners.torch_training import Task, full_gradient, train
 from fedloom.learners.torch_vmap import StackedSteps
@@ -125,6 +126,8 @@ class TorchLearner:
         """Do the local work of clients, by the route that was chosen."""
         # A diverging client ends as an invalid update, not as a warning.
         with self._at_work() as space, np.errstate(over="ignore", invalid="ignore"):
+            if any(job.work.schedule.private is not None for job in jobs):
+                return [self._trained(space, job) for job in jobs]
             if self.choice.route == "loop" or len(jobs) < self.choice.fewest:
                 return [self._trained(space, job) for job in jobs]
             block = BlockTask(task=self.task, layout=self.layout, steps=self._steps(space), most=self.block)
@@ -164,6 +167,8 @@ class TorchLearner:
         return partial(StackedSteps, space.module, self.task)
 
     def _trained(self, space: FlatModule, job: Job) -> LocalResult:
+        if job.work.schedule.private is not None:
+            return fit_private(self.task, space, job, dtype=self.dtype)
         with self._random(job.keys.public.child("torch")):
             return train(self.task, space, job)
 

@@ -128,6 +128,7 @@ def torch_module(
         from fedloom.learners.torch_flat import layout_of
         from fedloom.learners.torch_inputs import inputs_of
         from fedloom.learners.torch_learner import BUILD_KEY, Spaces, TorchLearner, may_draw
+        from fedloom.learners.torch_private import why_not_private
         from fedloom.learners.torch_process import one_thread, seeded
         from fedloom.learners.torch_training import Task
 
@@ -160,6 +161,11 @@ def torch_module(
         with one_thread(), seeded(BUILD_KEY, where), spaces.taken() as space:
             check_model(made, space, columns=len(schema.columns))
             choice, perceptron = route_of(made, space, block, columns=len(schema.columns))
+
+        def not_private() -> str:
+            with one_thread(), seeded(BUILD_KEY, where), spaces.taken() as space:
+                return why_not_private(made, space, columns=len(schema.columns))
+
         exact = where.type == "cpu" and choice.route != "vmap"
         return TorchLearner(
             task=made,
@@ -175,6 +181,8 @@ def torch_module(
                 linear=True,
                 prox=True,
                 gradient=True,
+                private=True,
+                not_private=not_private,
                 block="same bytes" if exact else "close",
                 deterministic=where.type == "cpu",
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from fedloom.core.events import DpEvent, NonPrivateDpEvent
 from fedloom.core.keys import Keys, SecretKey
 from fedloom.core.params import Vector
 from fedloom.core.wire import AnyStage, SumInfo, WireType
+from fedloom.errors import PipelineError
 from fedloom.pipeline.mean import mean
 from fedloom.pipeline.plain_sum import plain_sum
 
@@ -107,9 +108,9 @@ class BoundPipeline:
 
     def release(self, total: Vector, secret: SecretKey) -> Vector:
         """Return the sum with the noise that its stages owe it: before any decode, in the domain of the sum."""
-        for stage in self.stages:
+        for number, stage in enumerate(self.stages):
             if stage.release is not None:
-                total = stage.release(total, self.sent, secret)
+                total = stage.release(total, self.sent, secret.child("stage", number))
         return total
 
     def decode(self, total: Vector, states: Sequence[Any], info: SumInfo) -> tuple[Vector, tuple[Any, ...]]:
@@ -141,7 +142,13 @@ def chain(*stages: AnyStage, aggregator: Aggregator | None = None) -> Pipeline:
         ['mean']
     """
     pipeline = Pipeline(stages=stages, aggregator=plain_sum() if aggregator is None else aggregator)
-    pipeline.bind(ANY_ORDER)
+    try:
+        pipeline.bind(ANY_ORDER)
+    except PipelineError as error:
+        try:  # what cannot carry an update may still carry a statistic, which has no weight
+            pipeline.bind(replace(ANY_ORDER, weight=False, max_weight=None))
+        except PipelineError:
+            raise error from None
     return pipeline
 
 

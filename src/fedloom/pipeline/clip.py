@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from fedloom.core.component import component
 from fedloom.core.keys import Keys
 from fedloom.core.params import Vector
 from fedloom.core.wire import Stage, SumInfo, WireType, stateless
 from fedloom.errors import ComponentError, PipelineError
+from fedloom.pipeline.ball import into_ball
 
 
 @component("fedloom.stages")
@@ -49,18 +48,13 @@ def clip(norm: float) -> Stage[None]:
                 received=wire,
                 advice="Weights without a bound came before it: put clip() before mean(), or bound them by max_weight.",
             )
-        return replace(wire, clipped=1.0, l2=None if wire.tail else 1.0)
+        return replace(wire, clipped=1.0, l2=None if wire.tail else 1.0, l1=None)
 
     def encode(
         wire: WireType, values: Vector, _setting: Vector, memory: Vector, _keys: Sequence[Keys]
     ) -> tuple[Vector, Vector]:
         parts = values[:, : values.shape[1] - wire.tail]
-        # Scaled by the largest coordinate, so that no square overflows.
-        peaks = np.abs(parts).max(axis=1, keepdims=True, initial=np.finfo(values.dtype).tiny).astype(np.float64)
-        norms = peaks * np.sqrt(((parts / peaks) ** 2).sum(axis=1, keepdims=True))
-        # Rounding may leave a scaled vector a hair outside the ball: divide by slightly more than the norm.
-        margin = 1.0 + 4 * float(np.finfo(values.dtype).eps) * math.sqrt(max(parts.shape[1], 1))
-        parts /= np.maximum(norm, norms * margin).astype(values.dtype)
+        into_ball(parts, norm)
         return values, memory
 
     def decode(wire: WireType, total: Vector, state: None, _info: SumInfo) -> tuple[Vector, None]:

@@ -41,6 +41,8 @@ def mean(*, expected: float | None = None, max_weight: float | None = None) -> S
 
     @functools.lru_cache(maxsize=16)
     def plan(wire: WireType) -> WireType:
+        if wire.modulus is not None:
+            raise PipelineError("mean", received=wire, advice="Put mean() before the encoding to integers.")
         if wire.weighted:
             raise PipelineError("mean", received=wire, advice="The parts are weighted already: use one mean() only.")
         if not wire.weight:
@@ -63,6 +65,7 @@ def mean(*, expected: float | None = None, max_weight: float | None = None) -> S
             wire,
             dim=wire.dim if wire.dim is None else wire.dim - wire.tail + wire.metrics + weight + two_words,
             l2=whole,
+            l1=None,
             clipped=parts,
             weight=weight,
             two_words=two_words,

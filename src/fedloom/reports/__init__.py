@@ -2,6 +2,18 @@
 
 from fedloom.reports.compare import render_comparison, write_comparison
 from fedloom.reports.page import REPORT, render, write
+from fedloom.reports.public import PUBLIC_REPORT, render_public, write_public
 from fedloom.reports.stored import Stored, read
 
-__all__ = ["REPORT", "Stored", "read", "render", "render_comparison", "write", "write_comparison"]
+__all__ = [
+    "PUBLIC_REPORT",
+    "REPORT",
+    "Stored",
+    "read",
+    "render",
+    "render_comparison",
+    "render_public",
+    "write",
+    "write_comparison",
+    "write_public",
+]

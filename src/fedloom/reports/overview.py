@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from fedloom.core.component import Json
 from fedloom.reports.main_figure import MODELS, main_figure
 from fedloom.reports.pieces import Column, Table, numbers, words
+from fedloom.reports.privacy import epsilon_of, promised
 from fedloom.reports.readable import Cell, Number, counted, duration, figure, in_bytes, number, plain, title_of
-from fedloom.reports.stored import Stored, Summary
+from fedloom.reports.stored import Stored
 
 _NO_VERDICT = (
     "No local-only and pooled models were trained beside the federated one, so this report does not say whether "
     "joining was worth it. Set compare = true to have it said; that needs all rows in one place, as in a simulation."
+)
+_PRIVATE = (
+    "No other model was trained beside the federated one, and none was evaluated: figures of private rows are releases "
+    "of their own, which nothing pays for. Judge the model on rows that are public, or that were kept out of the run: "
+    "fedloom evaluate."
 )
 _UNTRAINED = "No round of training was closed, so there is no model to compare."
 
@@ -41,7 +47,7 @@ def overview(stored: Stored) -> Overview:
         status=record.status,
         asked=_asked(stored),
         ended=f"Begun {stored.head.created.replace('T', ' ').removesuffix('+00:00')} UTC; {ended}.",
-        verdict=_verdict(summary, trained=record.rounds > 0),
+        verdict=_verdict(stored),
         key_figures=tuple(_key_figures(stored)),
         models=_models(stored),
     )
@@ -93,10 +99,12 @@ def _asked(stored: Stored) -> str:
     return f"Run {stored.head.run_id}: {'; '.join(told)}."
 
 
-def _verdict(summary: Summary, *, trained: bool) -> tuple[str, ...]:
+def _verdict(stored: Stored) -> tuple[str, ...]:
+    summary, trained, private = stored.summary, stored.record.rounds > 0, stored.promised_to is not None
     if summary.worth is not None and summary.worth.words:
         return tuple(plain(sentence) for sentence in summary.worth.words)
-    return (_NO_VERDICT,) if trained else (_UNTRAINED,)
+    told = () if stored.promise is None else promised(stored.promise)
+    return (*told, (_PRIVATE if private else _NO_VERDICT) if trained else _UNTRAINED)
 
 
 def _key_figures(stored: Stored) -> list[tuple[str, Cell, str]]:
@@ -111,6 +119,8 @@ def _key_figures(stored: Stored) -> list[tuple[str, Cell, str]]:
             metric = f"{phase}/{name}{suffix}"
             if metric in summary.metrics:
                 found.append((f"{title_of(name)}, {model}", number(summary.metrics[metric], metric), over))
+    if stored.promise is not None:
+        found.append(epsilon_of(stored.promise))
     asked = len({r.round for r in records if r.program == "query"})
     first = f"and {figure(asked)} of preparation" if asked else "of training"
     found.append(("rounds", number(stored.record.rounds, "rounds"), first))

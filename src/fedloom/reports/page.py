@@ -8,6 +8,7 @@ from fedloom.reports.by_round import rounds_section
 from fedloom.reports.calibration import calibration_section
 from fedloom.reports.holdings import holdings_section
 from fedloom.reports.overview import overview
+from fedloom.reports.privacy import privacy_section
 from fedloom.reports.settings import preparation_section, settings
 from fedloom.reports.stored import Stored, read
 from fedloom.reports.templating import template
@@ -45,6 +46,7 @@ def render(stored: Stored) -> str:
         StoreError: When ``metrics.csv`` is absent or damaged.
     """
     sections = (
+        privacy_section(stored),
         worth_section(stored),
         rounds_section(stored),
         holdings_section(stored),

@@ -11,15 +11,18 @@ from fedloom.experiment.tree import dotted, file_form, leaves, toml_value
 from fedloom.reports.pieces import Column, Section, Table, words
 from fedloom.reports.readable import NONE, Cell, figure, plain
 from fedloom.reports.stored import MODEL, Stored
+from fedloom.store.documents import PUBLIC_PRIVACY
 from fedloom.store.rounds import METRICS, METRICS_PARQUET
 
 _LONG = 240
+_PUBLIC = "write a page that may be shown to anyone who sees the models"
 _FILES = {
     "record.json": "what came of it: the summary, and every round",
     "experiment.json": "what was asked, with every default",
     METRICS: "every figure by round and client, one flat table",
     METRICS_PARQUET: "the same table, for programs that read Parquet",
     MODEL: "the final parameters, the answers of the preparations, the digest",
+    PUBLIC_PRIVACY: "what the run promises to one who sees its models, and not this page; read by --public",
     "rounds.npz": "the parameters after every round",
     "run.log": "warnings, and the tracebacks of clients that failed",
     "state.sqlite": "all that a resume needs",
@@ -43,13 +46,14 @@ def settings(stored: Stored) -> Settings:
     root = plain(stored.folder.resolve().parent.name)
     run = stored.head.run_id if root == "runs" else f"{stored.head.run_id} --output {shlex.quote(root)}"
     return Settings(
-        lines=_lines(stored.head.experiment),
+        lines=lines_of(stored.head.experiment),
         facts=tuple(_facts(stored)),
         files=tuple((name, what) for name, what in _FILES.items() if (stored.folder / name).exists()),
         commands=(
             (f"fedloom runs show {run}", "print what was asked and what came of it"),
             (f"fedloom resume {run}", "continue it; with --set, under another stop"),
             (f"fedloom report {run}", "write this page again"),
+            *([] if not stored.promised_to else [(f"fedloom report {run} --public", _PUBLIC)]),
         ),
     )
 
@@ -88,7 +92,7 @@ def _facts(stored: Stored) -> list[tuple[str, str]]:
     return facts
 
 
-def _lines(experiment: Json) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+def lines_of(experiment: Json) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
     """Return an experiment's plain values by table, in the keys and the form of an experiment file."""
     tree = file_form(experiment)
     if not isinstance(tree, dict):

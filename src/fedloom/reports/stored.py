@@ -16,7 +16,7 @@ import msgspec
 from fedloom.core.component import Json
 from fedloom.errors import StoreError
 from fedloom.runtime.record import Figures, RoundRecord
-from fedloom.store.documents import EXPERIMENT, RECORD, Head, Status
+from fedloom.store.documents import EXPERIMENT, PUBLIC_PRIVACY, RECORD, Head, Status
 from fedloom.store.faults import damaged, explained
 from fedloom.store.files import read_model_metadata
 
@@ -105,6 +105,38 @@ class Worth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What the first rounds cost; None: nothing bounds it."""
+
+    rounds: int
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What a run promises about privacy, against one reader."""
+
+    simulated: bool = True
+    unit: str = ""
+    adjacency: str = ""
+    delta: float = 0.0
+    mechanism: str = ""
+    noise_by: str = "server"
+    """The server, or "clients"."""
+    sampling: str = ""
+    rounds: int = 0
+    reader: str = ""
+    epsilon: float | None = None
+    words: str = ""
+    notes: tuple[str, ...] = ()
+    data_set: str | None = None
+    by_round: tuple[Spent, ...] = ()
+    clients: int | None = None
+    expected_cohort: float | None = None
+    """Clients that a round is expected to have, never those that it had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """What came of a run; ``None`` and empty where the record does not say."""
 
@@ -123,6 +155,7 @@ class Summary:
     columns: tuple[str, ...] = ()
     calibration: tuple[Bin, ...] | None = None
     worth: Worth | None = None
+    privacy: Promise | None = None
     versions: dict[str, str | None] = field(default_factory=dict)
 
 
@@ -153,6 +186,22 @@ class Stored:
         return self.record.summary
 
     @property
+    def promise(self) -> Promise | None:
+        """What it promises to whoever reads the record; None where that says nothing of it."""
+        held = self.summary.privacy
+        return held if held is not None and held.words else None
+
+    @property
+    def promised_to(self) -> str | None:
+        """The reader whom the experiment promises privacy, None where it promises nothing."""
+        match self.head.experiment:
+            case {"privacy": {"reader": str(reader)}}:
+                return reader
+            case {"privacy": dict()}:
+                return "participation"
+        return None
+
+    @property
     def trained(self) -> list[RoundRecord]:
         """The rounds of training, retried ones left out."""
         return [r for r in self.record.records if r.program == "train" and r.status != "retried"]
@@ -181,6 +230,30 @@ def read(folder: Path) -> Stored:
     if record.run_id != head.run_id:
         raise damaged(folder / RECORD, f"it is of run {record.run_id}, {EXPERIMENT} beside it is of {head.run_id}")
     return Stored(folder=folder, head=head, record=record, prepared=_prepared(folder / MODEL))
+
+
+def read_public_privacy(stored: Stored) -> Promise:
+    """Return what a run promises to one who sees its models, and nothing else of it.
+
+    Raises:
+        StoreError: When it promises nothing, or the file is absent or damaged.
+    """
+    if stored.promised_to is None:
+        raise StoreError(
+            f"{stored.folder} promises no privacy, so there is nothing that a public report could state: its models "
+            "may tell anything of the rows. `fedloom report` without --public writes its report; a run that promises "
+            "something has [privacy] in its file"
+        )
+    path = stored.folder / PUBLIC_PRIVACY
+    if not path.exists():
+        raise StoreError(
+            f"{path} is not there: the run ended before its price was known, or the file was removed. A resume writes "
+            f"it again: fedloom resume {stored.folder}"
+        )
+    promise = _document(path, Promise)
+    if not promise.words:
+        raise damaged(path, "it says nothing of what is promised")
+    return promise
 
 
 def _prepared(path: Path) -> tuple[Json, ...]:

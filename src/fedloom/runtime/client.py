@@ -40,6 +40,7 @@ from fedloom.runtime.blame import blame, place_of
 from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.plan import RunPlan
 from fedloom.runtime.ports import NOTHING_STORED, ClientStates, Slot, StoredState
+from fedloom.runtime.priced_work import check_priced
 
 B = TypeVar("B")
 C = TypeVar("C")
@@ -155,7 +156,7 @@ def drive(programs: Sequence[Program[C]]) -> Iterator[tuple[int, Outcome[C]]]:
     while replies:
         requests: dict[int, ClientRequest] = {}
         for position in tuple(replies):
-            asked = _advance(programs[position], replies.pop(position))
+            asked = _priced(programs[position], _advance(programs[position], replies.pop(position)), wave)
             if isinstance(asked, Outcome):
                 yield position, asked
             else:
@@ -200,7 +201,7 @@ def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> l
     shows = exchange.pipeline.aggregator.shows_messages
     # Where the server reads single messages it refuses what is not finite; where it does not, the client must.
     finite = [True] * len(rows) if shows else [bool(np.isfinite(row).all()) for row in rows]
-    keys = [Keys(program.context.key, program.node.secret) for program in programs]
+    keys = [Keys(program.context.key, _round_secret(program, "encode")) for program in programs]
     memory = (
         np.stack([program.memory for program in programs]) if exchange.pipeline.memory else _no_memory(len(programs))
     )
@@ -220,7 +221,7 @@ def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> l
             continue
         _keep_pending(program, outcomes[position].state, renewed[position])
         sender = exchange.pipeline.aggregator.client(program.node.client, encoded[position], keys[position])
-        scores = update.scores if shows else {}
+        scores = update.scores if shows and not exchange.silent else {}
         messages.append(AggregatorMessage(round=order.round, retry=order.retry, payload=sender.open(), scores=scores))
     return messages
 
@@ -270,6 +271,17 @@ def _advance(program: Program[C], reply: ClientReply | None) -> ClientRequest | 
         return Outcome(ended[0], ended[1])
     detail = f"the client program returned a {type(ended).__name__}; expected an Update and the client's new state"
     return Outcome(problem=_failed(program.order, "crashed", detail, place_of(program.algorithm.client)))
+
+
+def _priced(program: Program[C], asked: ClientRequest | Outcome[C], wave: int) -> ClientRequest | Outcome[C]:
+    """Return what was asked, or the end of a program that asks for more of its rows than the plan has priced."""
+    if isinstance(asked, Outcome):
+        return asked
+    try:
+        check_priced(program.algorithm, asked, program.context, first=wave == 0)
+    except PlanError as error:
+        return _crashed(program, error)
+    return asked
 
 
 def _answer(
@@ -347,7 +359,13 @@ def _job(program: Program[Any], work: LocalWork, wave: int) -> Job:
     schedule = work.schedule.at(context.round, context.client)
     if schedule is not work.schedule:
         work = structs.replace(work, schedule=schedule)
-    return Job(work, program.train, Keys(context.key.child("wave", wave), program.node.secret))
+    return Job(work, program.train, Keys(context.key.child("wave", wave), _round_secret(program, "wave", wave)))
+
+
+def _round_secret(program: Program[Any], *path: str | int) -> SecretKey:
+    """Return the secret of one use: a node keeps one for the run, and noise drawn twice under one path would cancel."""
+    secret, order = program.node.secret, program.order
+    return secret if secret is NO_SECRET else secret.child(order.program, order.round, order.retry, *path)
 
 
 def _evaluate(

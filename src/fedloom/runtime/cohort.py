@@ -11,7 +11,12 @@ import numpy.typing as npt
 
 from fedloom.core.component import ComponentSpec, component
 from fedloom.core.data import Population
-from fedloom.core.events import DpEvent, PoissonSampledDpEvent
+from fedloom.core.events import (
+    DpEvent,
+    PoissonSampledDpEvent,
+    SampledWithoutReplacementDpEvent,
+    TruncatedPoissonSampledDpEvent,
+)
 from fedloom.core.keys import Stream, distinct, uniforms
 from fedloom.errors import ComponentError
 
@@ -33,8 +38,13 @@ class Cohort:
     """Expected size for a population."""
     least: int = 1
     """Clients that the population must have."""
-    event: Callable[[DpEvent], DpEvent] = lambda event: event
-    """The privacy event of a round, given that of its sum."""
+    most: Callable[[int], int] = lambda population: population
+    """Largest size for a population: a sum in Z_m has room for so many."""
+    event: Callable[[DpEvent, int], DpEvent] = lambda event, _population: event
+    """The privacy event of a round, given that of its sum and the number of clients in the population.
+
+    Raises ComponentError where the cohort depends on what clients hold, so that no event covers it.
+    """
     spec: ComponentSpec | None = None
 
 
@@ -75,7 +85,14 @@ def uniform(size: int) -> Cohort:
         # The i-th present client lies behind as many away ones as have at most i present ones before them.
         return chosen if away is None else chosen + np.searchsorted(away - np.arange(len(away)), chosen, side="right")
 
-    return Cohort(name="uniform", draw=draw, expected=lambda population: float(min(size, population)), least=size)
+    return Cohort(
+        name="uniform",
+        draw=draw,
+        expected=lambda population: float(min(size, population)),
+        least=size,
+        most=lambda population: min(size, population),
+        event=lambda event, population: SampledWithoutReplacementDpEvent(population, min(size, population), event),
+    )
 
 
 @component("fedloom.cohorts")
@@ -119,14 +136,29 @@ def by_size(size: int) -> Cohort:
             first, waits = first[best], waits[best]
         return np.sort(first)
 
-    return Cohort(name="by_size", draw=draw, expected=lambda population: float(min(size, population)), least=size)
+    return Cohort(
+        name="by_size",
+        draw=draw,
+        expected=lambda population: float(min(size, population)),
+        least=size,
+        most=lambda population: min(size, population),
+        event=_by_rows,
+    )
+
+
+def _by_rows(_event: DpEvent, _population: int) -> DpEvent:
+    raise ComponentError(
+        "cohort.by_size draws clients by their number of rows, so that cohorts tell of the rows: a private run needs "
+        "poisson, truncated_poisson, uniform or all"
+    )
 
 
 @component("fedloom.cohorts")
 def poisson(rate: float) -> Cohort:
     """Invite each client independently with probability ``rate``; a cohort may be empty.
 
-    Drawn from the run's public key: whoever knows the seed knows the cohorts, so no amplification may be claimed.
+    In a private run it is drawn from secret entropy, and counts: one who sees the models and no cohort knows less of
+    each client. Elsewhere it is drawn from the run's public key.
 
     Example:
         >>> from fedloom.core.keys import Key
@@ -146,7 +178,41 @@ def poisson(rate: float) -> Cohort:
         name="poisson",
         draw=draw,
         expected=lambda population: rate * population,
-        event=lambda event: PoissonSampledDpEvent(rate, event),
+        event=lambda event, _population: PoissonSampledDpEvent(rate, event),
+    )
+
+
+@component("fedloom.cohorts")
+def truncated_poisson(rate: float, most: int) -> Cohort:
+    """Invite as ``poisson``; of more than ``most`` clients, keep that many, every set of them equally likely.
+
+    A sum of integers must have room for the largest cohort: a cap leaves more bits for each client than the whole
+    population would. It costs a little privacy, which the event says.
+
+    Source: Chua, Ghazi, Kamath, Kumar, Manurangsi, Sinha, Zhang 2024, arXiv:2406.16305 ("truncated Poisson batches").
+
+    Example:
+        >>> from fedloom.core.keys import Key
+        >>> from fedloom.testing import federation
+        >>> truncated_poisson(1.0, 2).draw(Key.from_seed(0), federation([5, 5, 5, 5]).population(), None).tolist()
+        [0, 2]
+    """
+    if most < 1:
+        raise ComponentError(f"truncated_poisson(most={most}): expected 1 or more")
+    drawn_alone = poisson(rate)
+
+    def draw(stream: Stream, population: Population, away: Indices | None) -> Indices:
+        drawn = drawn_alone.draw(stream, population, away)
+        if len(drawn) <= most:
+            return drawn
+        return drawn[distinct(stream.child("kept"), most, below=len(drawn))]
+
+    return Cohort(
+        name="truncated_poisson",
+        draw=draw,
+        expected=lambda population: min(rate * population, float(most)),
+        most=lambda population: min(most, population),
+        event=lambda event, population: TruncatedPoissonSampledDpEvent(rate, population, most, event),
     )
 
 

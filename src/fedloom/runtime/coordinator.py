@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedloom.core.aggregator import Abort, Continue, Finish
+from fedloom.core.events import NonPrivateDpEvent
 from fedloom.core.ids import ClientId, RoundNumber
 from fedloom.core.keys import NO_SECRET, Keys, SecretKey
 from fedloom.core.messages import ClientMessage, Failure, Program, RoundOrder
@@ -60,6 +61,15 @@ def initial_state(plan: RunPlan[S, B, C], *, prepared: tuple[Any, ...] = (), rec
         prepared=prepared,
         records=records,
     )
+
+
+def noise_secret(secret: SecretKey, *, phase: int, round_number: int, retry: int) -> SecretKey:
+    """Return what a coordinator draws the noise of a round from: no two rounds, and no two retries, share it."""
+    return _round_secret(secret, phase, round_number, retry).child("noise")
+
+
+def _round_secret(secret: SecretKey, phase: int, round_number: int, retry: int) -> SecretKey:
+    return secret.child("phase", phase, "round", round_number, retry)
 
 
 class Coordinator(Generic[S, B, C]):
@@ -122,7 +132,13 @@ class Coordinator(Generic[S, B, C]):
         key = plan.round_key(round_number, state.retry)
         if plan.world is not None and program == "train":
             away = _union(away, plan.world.away(key, round_number, plan.population))
-        drawn = cohort.draw(key.child(f"{program} cohort"), plan.population, away)
+        if plan.private and program == "train":
+            # Who is drawn is part of the protection: it comes from secret entropy, and nobody comes for who is away.
+            secret = self._round_secret(round_number, state.retry).child("cohort")
+            drawn = cohort.draw(secret, plan.population, None)
+            drawn = drawn if away is None else np.setdiff1d(drawn, away, assume_unique=True)
+        else:
+            drawn = cohort.draw(key.child(f"{program} cohort"), plan.population, away)
         clients = [plan.population.id(index) for index in drawn.tolist()]
         algorithm, exchange = plan.program_of(program)
         template: RoundOrder[Any] = RoundOrder(
@@ -140,6 +156,13 @@ class Coordinator(Generic[S, B, C]):
         self._open = OpenRound(clients, template, exchange, Keys(key, self._secret))
         self._open.bytes_down = bytes_down(template, orders)
         return orders
+
+    def charge(self) -> Sequence[Effect]:
+        """Return what must be durable before the orders of the open round leave: the event that answering them is."""
+        plan = self._plan
+        if self._open is None or plan.event is None or not plan.leaves_noised:
+            return ()
+        return [Append(event=plan.event, round=self._open.order.round, retry=self._open.order.retry)]
 
     def receive(self, sender: ClientId, message: ClientMessage) -> None:
         """Take one client's message; what is late, doubled or of nobody invited is noted and changes nothing."""
@@ -210,9 +233,9 @@ class Coordinator(Generic[S, B, C]):
             )
             return
         pipeline = opened.exchange.pipeline
-        event = self._plan.cohort.event(pipeline.event())
-        yield [Append(event=event, round=order.round, retry=order.retry)]
-        released = pipeline.release(total, self._secret)
+        yield from self._charged()
+        noise = noise_secret(self._secret, phase=self._plan.phase, round_number=order.round, retry=order.retry)
+        released = pipeline.release(total, noise)
         if released is not total:
             yield [Keep(released=released, included=included, round=order.round, retry=order.retry)]
         aggregate, stages = self._aggregate(released, len(included))
@@ -232,6 +255,16 @@ class Coordinator(Generic[S, B, C]):
             yield [Save(self._state)]
         else:
             yield self._finish_round(record)
+
+    def _charged(self) -> Iterator[Sequence[Effect]]:
+        """Yield the event of the sum, unless its parts were charged when they left the clients."""
+        plan, order = self._plan, self._opened.order
+        if not plan.leaves_noised:
+            event = NonPrivateDpEvent() if plan.event is None else plan.event
+            yield [Append(event=event, round=order.round, retry=order.retry)]
+
+    def _round_secret(self, round_number: int, retry: int) -> SecretKey:
+        return _round_secret(self._secret, self._plan.phase, round_number, retry)
 
     def _close_evaluation(self, total: Vector, included: tuple[ClientId, ...]) -> Iterator[Sequence[Effect]]:
         opened, plan = self._opened, self._plan
@@ -255,7 +288,9 @@ class Coordinator(Generic[S, B, C]):
             assert record is not None, "an evaluation round has a pending record"
             yield self._finish_round(self._timed(opened.extend(record, {})))
             return
-        if not opened.cohort or policy.on_short == "skip":
+        if self._plan.private:  # what a round without a release tells of its clients is charged as the release is
+            yield from self._charged()
+        if not opened.cohort or policy.on_short == "skip" or self._plan.private:
             self._state = replace(self._state, round=order.round, retry=0)
             yield self._finish_round(self._timed(opened.record("skipped", (), {})))
             return
@@ -314,7 +349,7 @@ class Coordinator(Generic[S, B, C]):
         by_rows = plan.algorithm.weighting == "examples" and plan.algorithm.needs.examples
         aggregate = opened.exchange.aggregate(
             decoded,
-            clients=clients,
+            clients=info.expected_clients if plan.private else clients,
             population=len(plan.population),
             examples=plan.population.examples if by_rows else None,
             round_number=opened.order.round,
@@ -347,7 +382,8 @@ class Coordinator(Generic[S, B, C]):
 
     def _info(self, clients: int) -> SumInfo:
         expected = self._plan.cohort.expected(len(self._plan.population))
-        return SumInfo(clients=clients, expected_clients=expected, round=self._opened.order.round)
+        known = round(expected) if self._plan.private else clients
+        return SumInfo(clients=known, expected_clients=expected, round=self._opened.order.round)
 
     @property
     def _opened(self) -> OpenRound:

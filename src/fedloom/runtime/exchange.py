@@ -23,6 +23,8 @@ class Exchange:
     parts: Mapping[str, ParamSpec]
     metrics: MetricSpec
     pipeline: BoundPipeline
+    silent: bool = False
+    """Whether metrics and scores of an update stay at the client: they would be releases of their own."""
 
     @property
     def wire(self) -> WireType:
@@ -39,7 +41,7 @@ class Exchange:
                 return f"part {name!r} is a {type(part).__name__}; expected an array of numbers"
             if part.shape != (layout.size,):
                 return f"part {name!r} has shape {part.shape}; declared was ({layout.size},)"
-        for name, metric in update.metrics.items():
+        for name, metric in () if self.silent else update.metrics.items():
             if not self.metrics.takes(name, metric):
                 return f"metric {name!r} is not as declared: {list(self.metrics.kinds)}"
         if not 0 <= update.weight < float("inf"):
@@ -99,8 +101,14 @@ def exchange(
     dtype: str,
     weight: bool,
     max_weight: float | None = None,
+    most_clients: int | None = None,
+    silent: bool = False,
+    record: float | None = None,
 ) -> Exchange:
     """Return the exchange of a program, its pipeline bound to the size and type of its vector.
+
+    ``most_clients`` is how many a round invites at most; a pipeline whose sum could overflow must know it. ``silent``
+    keeps metrics and scores at the client. ``record`` bounds what one row changes in the parts.
 
     Raises:
         PipelineError: When a stage cannot work on it.
@@ -109,8 +117,15 @@ def exchange(
     two_words = weight and max_weight is None and dtype == "float32"
     dim = sum(layout.size for layout in parts.values()) + metrics.size + weight + two_words
     wire = WireType(
-        dim=dim, dtype=dtype, metrics=metrics.size, weight=weight, two_words=two_words, max_weight=max_weight
+        dim=dim,
+        dtype=dtype,
+        metrics=metrics.size,
+        weight=weight,
+        two_words=two_words,
+        max_weight=max_weight,
+        most_clients=most_clients,
+        record=record,
     )
     if dim == 0:
         raise Error("a program whose clients send nothing: declare parts or metrics")
-    return Exchange(parts=parts, metrics=metrics, pipeline=pipeline.bind(wire))
+    return Exchange(parts=parts, metrics=metrics, pipeline=pipeline.bind(wire), silent=silent)

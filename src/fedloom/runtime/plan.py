@@ -15,14 +15,17 @@ from fedloom.core.algorithm import (
     ClientContext,
     ClientProgram,
     ask,
+    delta_only,
     evaluate,
 )
 from fedloom.core.data import Population, Schema, Split
+from fedloom.core.events import DpEvent
 from fedloom.core.keys import Key
 from fedloom.core.learner import Learner
 from fedloom.core.messages import Program
 from fedloom.core.metrics import NO_METRICS, Metric, MetricSpec
 from fedloom.core.params import Dtype, ParamSpec, Vector
+from fedloom.core.private_steps import record_bound
 from fedloom.core.query import Query
 from fedloom.core.update import Aggregate, Update
 from fedloom.core.work import LocalEvaluation
@@ -76,6 +79,18 @@ class RunPlan(Generic[S, B, C]):
     """Of a query: whether the state holds its answer."""
     world: World | None = None
     """Of a simulation: who is away, lost and slow."""
+    event: DpEvent | None = None
+    """What a round releases where that is protected and priced, cohort included; None: nothing is.
+
+    A private run draws its cohorts from secret entropy, once, and divides by public numbers.
+    """
+    leaves_noised: bool = False
+    """Of a private run: whether clients protect what they send, so that it is released when it leaves them."""
+
+    @property
+    def private(self) -> bool:
+        """Whether what the rounds release is protected and priced."""
+        return self.event is not None
 
     def round_key(self, round_number: int, retry: int) -> Key:
         """Return the key that all public randomness of a round hangs below."""
@@ -96,17 +111,37 @@ def _round_key(key: Key, round_number: int, retry: int) -> Key:
 
 
 def train_exchange(
-    algorithm: AnyAlgorithm, layout: ParamSpec, metrics: MetricSpec, pipeline: Pipeline, *, dtype: Dtype
+    algorithm: AnyAlgorithm,
+    layout: ParamSpec,
+    metrics: MetricSpec,
+    pipeline: Pipeline,
+    *,
+    dtype: Dtype,
+    most_clients: int | None = None,
+    silent: bool = False,
 ) -> Exchange:
     """Return the exchange of training: the algorithm's parts, and what it says about weights."""
+    declared = metrics if algorithm.metrics is None else algorithm.metrics
     return exchange(
         algorithm.parts(layout),
-        metrics if algorithm.metrics is None else algorithm.metrics,
+        NO_METRICS if silent else declared,
         pipeline,
         dtype=dtype,
         weight=True,
         max_weight=1.0 if algorithm.weighting == "uniform" else None,
+        most_clients=most_clients,
+        silent=silent,
+        record=_record(algorithm),
     )
+
+
+def _record(algorithm: AnyAlgorithm) -> float | None:
+    """Return what one row can change in a client's delta, where private steps leave the noise to a stage."""
+    local = algorithm.local
+    if local is None or local.private is None or not local.private.shared or algorithm.parts is not delta_only:
+        return None
+    assert isinstance(local.learning_rate, float | int), "schedules refuse a ramp under shared noise"
+    return record_bound(local.private, learning_rate=local.learning_rate)
 
 
 def as_algorithm(query: Query[S, R], schema: Schema) -> Algorithm[S, S, None]:

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 EXPERIMENT = "experiment.json"
 RECORD = "record.json"
+PUBLIC_PRIVACY = "privacy.json"
+"""What a private run promises to a reader of its models: in a file of its own, which holds nothing of who took part."""
 
 FinalStatus = Literal["completed", "completed with warnings", "failed", "interrupted", "paused"]
 Status: TypeAlias = Literal["running"] | FinalStatus
@@ -99,6 +101,15 @@ def write_record(
     closed = sum(record.status == "closed" and record.program == "train" for record in records)
     document = _Record(run_id=run_id, status=status, rounds=closed, summary=dict(summary), records=trees)
     write_text(folder / RECORD, _lines(document) + "\n")
+
+
+def write_public_privacy(folder: Path, promise: Mapping[str, Json]) -> None:
+    """Write ``privacy.json``. A figure that is not finite becomes ``null``.
+
+    Raises:
+        StoreError: When the file cannot be written.
+    """
+    write_text(folder / PUBLIC_PRIVACY, msgspec.json.format(msgspec.json.encode(promise), indent=2).decode() + "\n")
 
 
 def read_outcome(folder: Path) -> Outcome | None:

@@ -29,12 +29,12 @@ def check_aggregator(build: BuildAggregator, *, clients: int = 5, least: int = 1
         build: Returns the aggregator.
         clients: Size of the largest cohort.
         least: Clients that must answer for a sum to be had; with fewer the round is aborted.
-        modulus: Of the wire type, for an aggregator that needs one.
+        modulus: Of the wire type, for an aggregator of residues: a power of two that is the range of an unsigned type.
 
     Raises:
         AssertionError: With the law that is broken.
     """
-    wire = WireType(dim=_DIM, dtype="float64" if modulus is None else "int64", modulus=modulus)
+    wire = WireType(dim=_DIM, dtype="float64" if modulus is None else _words(modulus), modulus=modulus)
     aggregator = build()
     assert replace(aggregator.plan(wire), l2=None).dim == _DIM, "a sum has the size of its terms"
     check_every_dropout(aggregator, clients=clients, least=least, modulus=modulus)
@@ -152,7 +152,12 @@ def _integers(size: int, modulus: int | None) -> dict[ClientId, Vector]:
     draw = Key.from_seed(size).child("integers").generator()
     top = 2**40 if modulus is None else modulus
     values = draw.integers(0 if modulus is not None else -top, top, (size, _DIM))
-    return dict(zip(_cohort(size), values if modulus is not None else values.astype(np.float64), strict=True))
+    return dict(zip(_cohort(size), values.astype("float64" if modulus is None else _words(modulus)), strict=True))
+
+
+def _words(modulus: int) -> str:
+    """Return the type whose range is Z_m."""
+    return f"uint{modulus.bit_length() - 1}"
 
 
 def _floats(size: int) -> dict[ClientId, Vector]:

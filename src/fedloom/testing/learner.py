@@ -9,12 +9,15 @@ from typing import TypeAlias
 import numpy as np
 
 from fedloom.core.data import FEATURES, ClientDataset
-from fedloom.core.keys import NO_SECRET, Key, Keys, permutation
+from fedloom.core.keys import NO_SECRET, Key, Keys, SecretKey, permutation
 from fedloom.core.learner import Job, Learner
 from fedloom.core.metrics import Histogram, Mean
 from fedloom.core.params import Dtype, ParamSpec, Vector
+from fedloom.core.private_steps import PrivateSteps, record_bound
 from fedloom.core.schedule import Schedule
 from fedloom.core.work import EvaluationResult, LocalResult, LocalWork
+from fedloom.entropy.secret import derived_secret
+from fedloom.errors import Error
 
 BuildLearner: TypeAlias = Callable[[Dtype], Learner]
 MakeData: TypeAlias = Callable[[Key, int], ClientDataset]
@@ -29,7 +32,7 @@ _ONE = Schedule(steps=1, batch_size="full", learning_rate=0.1)
 def check_learner(build: BuildLearner, make_data: MakeData, *, dtypes: Sequence[Dtype] = DTYPES) -> None:
     """Check a learner against every law below.
 
-    Terms that it does not claim (``capabilities.linear``, ``prox``, ``gradient``) are not asked of it.
+    Terms that it does not claim (``capabilities.linear``, ``prox``, ``gradient``, ``private``) are not asked of it.
 
     Args:
         build: Returns the learner for a type of parameters.
@@ -47,6 +50,7 @@ def check_learner(build: BuildLearner, make_data: MakeData, *, dtypes: Sequence[
         check_zero_rate_moves_nothing(learner, data)
         check_terms(learner, data)
         check_block(learner, make_data)
+        check_private(learner, make_data)
         check_evaluation_ignores_row_order(learner, data)
         check_evaluation_of_a_block(learner, make_data)
     if "float64" in dtypes:
@@ -173,6 +177,82 @@ def check_gradient(learner: Learner, data: ClientDataset) -> None:
     assert answer.examples == data.count("train"), f"examples = {answer.examples}"
 
 
+def check_private(learner: Learner, make_data: MakeData) -> None:
+    """Private steps read secret entropy alone, divide by the declared number of rows, and bound what a row changes."""
+    if not learner.capabilities.private or learner.capabilities.not_private():
+        return
+    data, start = make_data(Key.from_seed(13), 20).split("train"), _start(learner, 13)
+    noisy = _private(PrivateSteps(clip=0.5, noise_multiplier=1.0, rate=0.3, rows=25), steps=2)
+    first = _fit(learner, [_job(data, start, noisy, secret=_secret(1))])[0]
+    assert (first.steps, dict(first.metrics)) == (2, {}), f"private steps gave the metrics {dict(first.metrics)}"
+    assert np.isclose(first.lr_sum, 0.2), f"lr_sum = {first.lr_sum} after 2 steps of 0.1"
+    other_key = _fit(learner, [_job(data, start, noisy, key=Key.from_seed(99), secret=_secret(1))])[0]
+    assert _same(first.params, other_key.params), "the public key changed what private steps draw"
+    other_secret = _fit(learner, [_job(data, start, noisy, secret=_secret(2))])[0]
+    assert not np.array_equal(first.params, other_secret.params), "another secret drew the same rows and noise"
+    try:
+        _fit(learner, [_job(data, start, noisy)])
+    except Error:
+        pass
+    else:
+        raise AssertionError("private steps went on without a secret key")
+    _check_private_block(learner, make_data, noisy)
+    _check_private_step(learner, data, start)
+    if learner.dtype == "float64":
+        _check_one_row(learner, make_data(Key.from_seed(14), 21).split("train"), start)
+
+
+def _check_private_block(learner: Learner, make_data: MakeData, schedule: Schedule) -> None:
+    """Clients together have the bytes of each alone, whatever the learner says of its other steps."""
+    clients = [make_data(Key.from_seed(30 + rows), rows).split("train") for rows in (1, 20)]
+    jobs = [_job(data, _start(learner, 1), schedule, secret=_secret(len(data))) for data in clients]
+    for job, together in zip(jobs, _fit(learner, jobs), strict=True):
+        alone = _fit(learner, [job])[0]
+        _check_result(together, alone, f"{len(job.data)} rows, private steps", exact=True, close=0.0)
+
+
+def _check_private_step(learner: Learner, data: ClientDataset, start: Vector) -> None:
+    """All rows, next to no noise, no row clipped: the ordinary full step; twice the declared rows, half of its sum."""
+    count, clip = data.count("train"), 1e3
+
+    def moved(rate: float, rows: int) -> Vector:
+        private = PrivateSteps(clip=clip, noise_multiplier=1e-6, rate=rate, rows=rows)
+        delta: Vector = _fit(learner, [_job(data, start, _private(private, steps=1), secret=_secret(3))])[0].params
+        return delta - start
+
+    whole, without_rows = moved(1.0, count), moved(2.0**-40, 2**40 * count)
+    # Of a row 2**-17 of the clip may be cut off; noise is some millionths of it.
+    close = 0.1 * clip * (2.0**-17 + 1e-5) + 20 * np.finfo(learner.dtype).eps * float(np.abs(start).max())
+    far = float(np.abs(whole - _delta(learner, data, start, _ONE)).max())
+    assert far <= close, f"a private step on all rows, none clipped, is {far:.3g} away from the ordinary one"
+    half = moved(1.0, 2 * count) - without_rows
+    far = float(np.abs(half - (whole - without_rows) / 2).max())
+    assert far <= close, f"for twice the declared rows a step is {far:.3g} away from half: it divides by another count"
+
+
+def _check_one_row(learner: Learner, data: ClientDataset, start: Vector) -> None:
+    """Under shared noise a row more, a thousand times as long as others, changes the delta by at most the bound."""
+    arrays, count = dict(data.arrays), data.count("train")
+    arrays[FEATURES] = arrays[FEATURES].copy()
+    arrays[FEATURES][-1] *= 1e3
+    more = ClientDataset(arrays, {"train": slice(0, count)})
+    fewer = ClientDataset({name: array[:-1] for name, array in arrays.items()}, {"train": slice(0, count - 1)})
+    private = PrivateSteps(clip=0.5, noise_multiplier="shared", rate=1.0, rows=25)
+    bound = record_bound(private, learning_rate=0.1)
+    jobs = [_job(each, start, _private(private, steps=1)) for each in (more, fewer)]
+    one, other = (result.params - start for result in _fit(learner, jobs))
+    change = float(np.linalg.norm(one - other))
+    assert change <= bound, f"one row changed the delta by {change:.6g}; the bound is {bound:.6g}"
+
+
+def _private(private: PrivateSteps, *, steps: int) -> Schedule:
+    return Schedule(steps=steps, learning_rate=0.1, private=private)
+
+
+def _secret(number: int) -> SecretKey:
+    return derived_secret(Key.from_seed(number).child("secret"))
+
+
 def check_evaluation_ignores_row_order(learner: Learner, data: ClientDataset) -> None:
     """Permuted rows evaluate to the same figures but for rounding, as do the same rows in two parts, merged."""
     params = _start(learner, 7)
@@ -261,12 +341,13 @@ def _job(
     schedule: Schedule,
     *,
     key: Key | None = None,
+    secret: SecretKey = NO_SECRET,
     linear: Vector | None = None,
     prox: float = 0.0,
     anchor: Vector | None = None,
 ) -> Job:
     work = LocalWork(start=start, schedule=schedule, linear=linear, prox=prox, anchor=anchor)
-    return Job(work, data, Keys(Key.from_seed(9) if key is None else key, NO_SECRET))
+    return Job(work, data, Keys(Key.from_seed(9) if key is None else key, secret))
 
 
 def _fit(learner: Learner, jobs: Sequence[Job]) -> Sequence[LocalResult]:

@@ -75,7 +75,14 @@ def plan_for(
     metrics = NO_METRICS if learner is None else learner.fit_metrics
     start = np.empty(0, dtype) if learner is None else learner.init(key.child("init"))
     carrier = (chain() if learner is None else mean_pipeline()) if pipeline is None else pipeline
-    carried = train_exchange(algorithm, layout, metrics, carrier, dtype=dtype if learner is None else learner.dtype)
+    carried = train_exchange(
+        algorithm,
+        layout,
+        metrics,
+        carrier,
+        dtype=dtype if learner is None else learner.dtype,
+        most_clients=len(population),
+    )
     evaluation = None
     if evaluate_every is not None and learner is not None:
         reported = exchange({}, evaluation_metrics(learner, splits), chain(), dtype="float64", weight=False)

@@ -17,6 +17,7 @@ from fedloom.core.keys import NO_SECRET, Key, Keys
 from fedloom.core.params import Vector
 from fedloom.core.wire import AnyStage, SumInfo, WireType
 from fedloom.errors import PipelineError
+from fedloom.pipeline.modular import centred
 
 Expected: TypeAlias = Callable[[WireType, Vector], Vector]
 """From the wire type before a linear stage and the clients' values ``(clients, d)`` to the decoded sum."""
@@ -53,7 +54,7 @@ def check_stage(stage: AnyStage, *, expected: Expected | None = None, most: floa
     )
     @given(st.sampled_from(wires), st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**32), st.floats(-18, 1))
     def laws(wire: WireType, parts: int, clients: int, seed: int, exponent: float) -> None:
-        sized = replace(wire, dim=parts + wire.tail)
+        sized = _sized(wire, parts, clients)
         values = draw_values(sized, clients, Key.from_seed(seed), scale=most * 10.0 ** (min(exponent, 0.0)))
         check_encoding(stage, sized, values)
         if expected is not None:
@@ -74,8 +75,11 @@ def check_encoding(stage: AnyStage, wire: WireType, values: Vector) -> None:
         assert alone.tobytes() == row.tobytes(), f"{stage.name}: a row of a block has other bytes than alone"
         if planned.modulus is not None:
             assert (row >= 0).all() and (row < planned.modulus).all(), f"{stage.name}: values outside Z_m"
+            row = centred(row)  # noqa: PLW2901 - a bound is one on the integers that residues stand for
         if planned.l2 is not None:
             assert norm_of(row) <= planned.l2, f"{stage.name}: norm {norm_of(row)!r} above the declared {planned.l2}"
+        if planned.l1 is not None:
+            assert math.fsum(abs(float(x)) for x in row) <= planned.l1, f"{stage.name}: L1 norm above {planned.l1}"
         if planned.clipped is not None:
             parts = row[: row.size - planned.tail]
             assert norm_of(parts) <= planned.clipped, f"{stage.name}: parts of norm {norm_of(parts)!r} are not clipped"
@@ -84,7 +88,8 @@ def check_encoding(stage: AnyStage, wire: WireType, values: Vector) -> None:
 def check_linear(stage: AnyStage, wire: WireType, values: Vector, expected: Expected) -> None:
     """Decoding the sum of encoded rows gives what ``expected`` says, and saves a state that the codec carries."""
     state = stage.init(wire)
-    total = _encode(stage, wire, values).sum(axis=0)
+    encoded = _encode(stage, wire, values)
+    total = encoded.sum(axis=0, dtype=encoded.dtype)
     info = SumInfo(clients=len(values), expected_clients=float(len(values)), round=RoundNumber(1))
     decoded, after = stage.decode(wire, total, state, info)
     wanted = expected(wire, values)
@@ -126,7 +131,16 @@ def _accepts(stage: AnyStage, wire: WireType) -> bool:
         assert refusal.advice, f"{stage.name} refuses {wire} without advice"
         return False
     assert planned.dim is None, f"{stage.name} makes up a size before the schema is agreed"
+    try:
+        stage.plan(_sized(wire, 1, 1))
+    except PipelineError as refusal:
+        assert refusal.advice, f"{stage.name} refuses {wire} of a size without advice"
+        return False
     return True
+
+
+def _sized(wire: WireType, parts: int, clients: int) -> WireType:
+    return replace(wire, dim=parts + wire.tail, most_clients=clients, record=1.0)
 
 
 def _encode(stage: AnyStage, wire: WireType, values: Vector) -> Vector:

@@ -1,0 +1,198 @@
+"""Runs that hide clients: the bytes of one worker, one release per round whatever dies, no word of the rows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedloom
+from fedloom import PrivacyTarget, Schedule, chain, local, mean
+from fedloom.engines.accounting import LEDGER
+from fedloom.errors import BudgetError, PlanError
+from fedloom.store import list_runs
+from fedloom.store.ledger import Ledger
+from fedloom.store.ledger_entries import Budget
+
+Same = Callable[..., None]
+ROUNDS = 8
+STUDY = """
+import json, os, sys
+from pathlib import Path
+import fedloom
+from fedloom.store.priced_accounts import PricedAccounts
+from fedloom.pipeline.chain import BoundPipeline
+
+where, at = sys.argv[1], int(sys.argv[2])
+calls = 0
+
+def dying(kind, name, *, after):
+    whole = getattr(kind, name)
+    def call(self, *args, **kwargs):
+        global calls
+        calls += 1
+        if calls == at and not after:
+            os._exit(9)
+        found = whole(self, *args, **kwargs)
+        if calls == at:
+            os._exit(9)
+        return found
+    setattr(kind, name, call)
+
+owner = BoundPipeline if where.startswith("release") else PricedAccounts
+dying(owner, where.split()[0], after=where.endswith("after"))
+experiment = fedloom.Experiment.from_json(json.loads(Path(sys.argv[3]).read_text()))
+fedloom.local(checkpoint_s=0).run(experiment, output=sys.argv[4])
+"""
+
+
+def private(*, stage: Any = None, cohort: Any = None, **fields: Any) -> fedloom.Experiment:
+    noise = fedloom.gaussian(clip=0.5, noise_multiplier=1.0) if stage is None else stage
+    values: dict[str, Any] = {
+        "data": fedloom.data.generated(clients=60, rows=20, features=3),
+        "learner": fedloom.logistic(),
+        "algorithm": fedloom.fedavg(Schedule(epochs=1, batch_size=10, learning_rate=0.2), weighting="uniform"),
+        "pipeline": chain(mean(expected=12.0), noise, fedloom.fixed_point()),
+        "cohort": fedloom.poisson(0.2) if cohort is None else cohort,
+        "stop": fedloom.max_rounds(ROUNDS),
+        "privacy": PrivacyTarget(unit="client", delta=1e-3, reader="models"),
+        "seed": 5,
+        **fields,
+    }
+    return fedloom.Experiment(**values)
+
+
+def counted(**fields: Any) -> fedloom.Experiment:
+    return private(privacy=PrivacyTarget(unit="client", delta=1e-3, reader="models", data_set="ward"), **fields)
+
+
+def budget(folder: Path, *, epsilon: float = 30.0, **fields: Any) -> Path:
+    values: dict[str, Any] = {"unit": "client", "adjacency": "zero_out", "composition": "rdp", "delta": 1e-3, **fields}
+    with Ledger.create(folder / LEDGER) as ledger:
+        ledger.register(Budget(data_set="ward", epsilon=epsilon, **values))
+    return folder
+
+
+FORMS: dict[str, Callable[[], dict[str, Any]]] = {
+    "gaussian": dict,
+    "scaffold": lambda: {"algorithm": fedloom.scaffold(Schedule(steps=3, learning_rate=0.1), weighting="uniform")},
+    "adaptive": lambda: {"stage": fedloom.adaptive_gaussian(clip=1.0, noise_multiplier=1.0, bit_noise=2.0)},
+    "laplace": lambda: {"stage": fedloom.laplace(clip=0.5, noise_multiplier=2.0)},
+    "uniform": lambda: {"cohort": fedloom.uniform(10)},
+    "truncated": lambda: {"cohort": fedloom.truncated_poisson(0.2, 15)},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_worker_and_no_block_changes_a_bit(form: str, same: Same) -> None:
+    asked = private(**FORMS[form]())
+    plain = local().run(asked)
+    same(plain, local(workers=3, pool="threads").run(replace(asked, block=2)))
+    same(plain, local(strict=True).run(replace(asked, block=1)))
+    assert len(plain.rounds) == ROUNDS and np.isfinite(plain.params).all()
+
+
+def test_two_processes_give_the_bytes_of_one(same: Same) -> None:
+    asked = private()
+    same(local().run(asked), local(workers=2, pool="processes").run(asked))
+
+
+def test_cohorts_come_from_secrets_and_not_from_the_public_key() -> None:
+    hidden = local().run(private()).rounds
+    shown = local().run(private(privacy=None, pipeline=chain(mean(expected=12.0)))).rounds
+    assert [r.included for r in hidden] != [r.included for r in shown]
+    assert len({r.included for r in hidden}) == ROUNDS
+
+
+def test_a_record_holds_the_price_and_nothing_of_the_rows(tmp_path: Path) -> None:
+    result = local().run(private(), output=tmp_path)
+    assert result.folder is not None and result.holdings is None and result.comparison is None
+    assert all(set(record.metrics) == {"step/norm"} and not record.clients for record in result.rounds)
+    record = json.loads((result.folder / "record.json").read_text())
+    assert record["summary"]["privacy"]["reader"] == "holder of participation data"
+    assert "against a reader of the models" not in json.dumps(record)
+    public = json.loads((result.folder / "privacy.json").read_text())
+    assert public["reader"] == "reader of the models" and public["epsilon"] < record["summary"]["privacy"]["epsilon"]
+    assert any(note.startswith("simulated noise and sampling: not private") for note in result.notes)
+
+
+def test_a_cohort_of_nobody_is_charged_and_the_run_goes_on(tmp_path: Path) -> None:
+    """With one client in 60 expected, about a third of the rounds draw nobody."""
+    asked = counted(cohort=fedloom.poisson(1 / 60), pipeline=chain(mean(expected=1.0), fedloom.gaussian(0.5, 1.0)))
+    result = local().run(asked, output=budget(tmp_path))
+    assert {record.status for record in result.rounds} == {"closed", "skipped"}
+    with Ledger.read(tmp_path / LEDGER) as ledger:
+        (held,) = ledger.holdings()
+    assert held.releases == ROUNDS == len(result.rounds)
+
+
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    budget(tmp_path, epsilon=5.0)
+    rounds: list[Any] = []
+    local().run(counted(), output=tmp_path)
+    with pytest.raises(BudgetError, match="does not fit the budget of data set 'ward'"):
+        local().run(counted(seed=6), output=tmp_path, on_round=[rounds.append])
+    assert not rounds
+
+
+def test_data_that_have_a_name_need_a_ledger_that_counts_them_alike(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="give it an output folder"):
+        local().run(counted())
+    with pytest.raises(PlanError, match=r"there is no ledger .*fedloom ledger budget ward"):
+        local().run(counted(), output=tmp_path)
+    budget(tmp_path, adjacency="replace_one")
+    with pytest.raises(BudgetError, match="the two do not add up"):
+        local().run(counted(), output=tmp_path)
+    assert not list_runs(tmp_path), "refused before a folder was made"
+
+
+def test_what_rounds_have_used_is_stored_no_longer_than_a_resume_needs_it(tmp_path: Path) -> None:
+    asked = replace(counted(), stop=fedloom.max_rounds(ROUNDS))
+    seen: list[int] = []
+
+    def look(record: Any) -> None:
+        with Ledger.read(tmp_path / LEDGER) as ledger:
+            seen.append(sum(1 for _ in ledger._chain.kept_keys()))
+
+    local(checkpoint_s=0).run(asked, output=budget(tmp_path), on_round=[look])
+    assert max(seen) <= 2, seen
+
+
+POINTS = ["commit before", "commit after", "release after", "keep before", "keep after"]
+TIMES = [3, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, ROUNDS))]
+
+
+@pytest.mark.parametrize("where", POINTS)
+@pytest.mark.parametrize("at", TIMES)
+def test_a_run_that_dies_around_a_release_is_continued_with_one_release_per_round(
+    where: str, at: int, tmp_path: Path, same: Same
+) -> None:
+    asked = counted()
+    (tmp_path / "experiment.json").write_text(json.dumps(asked.as_json()))
+    for name in ("runs", "other"):
+        (tmp_path / name).mkdir()
+        budget(tmp_path / name)
+    runs, script = tmp_path / "runs", tmp_path / "study.py"
+    script.write_text(STUDY)
+    command = [sys.executable, str(script), where, str(at), str(tmp_path / "experiment.json"), str(runs)]
+    died = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert died.returncode == 9, died.stderr
+    (left,) = list_runs(runs)
+    with Ledger.read(runs / LEDGER) as ledger:
+        ledger.verify()
+        (held,) = ledger.holdings()
+    assert held.releases == (at - 1 if where == "commit before" else at), "what may have been released is counted"
+
+    resumed = local(checkpoint_s=0).run(asked, resume=left.folder)
+    same(local().run(asked, output=tmp_path / "other"), resumed)
+    with Ledger.read(runs / LEDGER) as ledger:
+        ledger.verify()
+        (held,) = ledger.holdings()
+    assert (held.releases, held.finished) == (ROUNDS, True)
