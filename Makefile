@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment would race
-.PHONY: help demo test test-all test-extras check fmt bench bench-peers bench-growth docs lock clean
+.PHONY: help demo test test-all test-extras check fmt bench bench-peers bench-growth bench-privacy docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-18s %s\n' "$$name" "$$text"; done
@@ -48,6 +48,9 @@ bench-peers: $(STAMPS)/extras $(STAMPS)/package ## Measure other frameworks besi
 
 bench-growth: $(STAMPS)/package ## Measure how rounds grow with cohort, population and parameters
 	$(BIN)/python benchmarks/growth.py --output benchmarks/results $(ARGS)
+
+bench-privacy: $(STAMPS)/package ## Measure what privacy costs in accuracy, on MNIST and hospital data
+	$(BIN)/python benchmarks/privacy/utility.py $(ARGS)
 
 docs: $(STAMPS)/docs $(STAMPS)/package ## Build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -n -W --keep-going -b html -d build/doctrees docs build/docs $(ARGS)
