@@ -108,6 +108,8 @@ if TYPE_CHECKING:
     from fedloom.privacy import adaptive_gaussian as adaptive_gaussian
     from fedloom.privacy import gaussian as gaussian
     from fedloom.privacy import laplace as laplace
+    from fedloom.privacy import local_gaussian as local_gaussian
+    from fedloom.privacy import local_laplace as local_laplace
     from fedloom.privacy import shared_gaussian as shared_gaussian
     from fedloom.runtime.cohort import by_size as by_size
     from fedloom.runtime.cohort import everyone as everyone
@@ -213,6 +215,8 @@ _HOME = {
     "label_set": "analytics",
     "laplace": "privacy",
     "local": "engines",
+    "local_gaussian": "privacy",
+    "local_laplace": "privacy",
     "logistic": "learners",
     "max_rounds": "runtime.stopping",
     "mean": "pipeline",

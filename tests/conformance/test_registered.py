@@ -156,6 +156,8 @@ STAGES: Mapping[str, list[tuple[dict[str, Any], Vectors | None]]] = {
         ({"clip": 1e6, "noise_multiplier": 1.0}, _clipped_total),
     ],
     "laplace": [({"clip": 0.5, "noise_multiplier": 1.0}, None)],
+    "local_gaussian": [({"clip": 0.5, "noise_multiplier": 1.0}, None)],
+    "local_laplace": [({"clip": 0.5, "noise_multiplier": 1.0}, None)],
     "adaptive_gaussian": [({"clip": 0.5, "noise_multiplier": 1.0, "bit_noise": 2.0}, None)],
     "rotate": [({}, _clipped_total)],
     "shared_gaussian": [({"noise_multiplier": 1.0}, None), ({"noise_multiplier": 50.0}, None)],

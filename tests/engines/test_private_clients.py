@@ -85,6 +85,14 @@ FORMS: dict[str, Callable[[], dict[str, Any]]] = {
     "scaffold": lambda: {"algorithm": fedloom.scaffold(Schedule(steps=3, learning_rate=0.1), weighting="uniform")},
     "adaptive": lambda: {"stage": fedloom.adaptive_gaussian(clip=1.0, noise_multiplier=1.0, bit_noise=2.0)},
     "laplace": lambda: {"stage": fedloom.laplace(clip=0.5, noise_multiplier=2.0)},
+    "local": lambda: {
+        "stage": fedloom.local_gaussian(clip=0.5, noise_multiplier=4.0),
+        "privacy": PrivacyTarget(unit="client", delta=1e-3, adjacency="replace_one"),
+    },
+    "local laplace": lambda: {
+        "stage": fedloom.local_laplace(clip=0.5, noise_multiplier=4.0),
+        "privacy": PrivacyTarget(unit="client", delta=0.0, adjacency="replace_one"),
+    },
     "uniform": lambda: {"cohort": fedloom.uniform(10)},
     "truncated": lambda: {"cohort": fedloom.truncated_poisson(0.2, 15)},
 }

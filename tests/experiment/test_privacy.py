@@ -107,6 +107,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {"cohort": fedloom.uniform(20), "privacy": replace(PROMISE, adjacency="add_remove")},
         "another takes its place",
     ),
+    "noise of each client that only hides its absence": (
+        lambda: {"pipeline": chain(mean(expected=20.0), fedloom.local_gaussian(0.5, 4.0), fedloom.fixed_point())},
+        "replace_one",
+    ),
     "a cohort by rows": (lambda: {"cohort": fedloom.by_size(20)}, "tell of the rows"),
     "a mean over who came": (lambda: {"pipeline": chain(mean(), NOISE)}, r"mean\(expected=\.\.\.\)"),
     "a mean behind the noise": (lambda: {"pipeline": chain(NOISE, mean(expected=20.0))}, r"mean\(expected=\.\.\.\)"),

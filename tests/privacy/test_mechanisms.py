@@ -22,6 +22,7 @@ from fedloom.pipeline import clip, fixed_point
 from fedloom.pipeline.ball import into_ball, into_diamond, norms_of
 from fedloom.pipeline.modular import centred
 from fedloom.privacy.adaptive import adaptive_gaussian
+from fedloom.privacy.local import local_gaussian, local_laplace
 from fedloom.privacy.mechanisms import gaussian, laplace
 
 FALSE_ALARM = 1e-4
@@ -159,3 +160,34 @@ def test_a_sum_comes_back_in_the_units_of_the_parameters() -> None:
     info = SumInfo(clients=1, expected_clients=1.0, round=1)  # type: ignore[arg-type]
     decoded, _ = pipeline.decode(encoded[0], pipeline.init(), info)
     assert np.allclose(decoded, values[0])
+
+
+@pytest.mark.parametrize("encode", [(), (fixed_point(),)], ids=["floats", "integers"])
+def test_noise_of_each_client_is_on_what_it_sends_and_no_other_noise_is_added(encode: Any) -> None:
+    """Each message alone has noise of 4 times the bound, another one for each client; the server adds none."""
+    size, clients = 4000, 3
+    pipeline = bound(local_gaussian(1.0, 4.0), *encode, dim=size)
+    keys = [Keys(Key.from_seed(1).child(n), SECRET.child("client", n)) for n in range(clients)]
+    values = np.zeros((clients, size))
+    sent, _ = pipeline.encode(values, pipeline.settings(pipeline.init()), np.empty((clients, 0)), keys)
+    total = sent.sum(axis=0, dtype=sent.dtype)
+    assert pipeline.release(total, SECRET) is total
+    event: Any = pipeline.event()
+    sigma = event.sigma * math.sqrt(event.draws) if encode else 4.0
+    noise = (centred(sent) if encode else sent).astype(np.float64) / sigma
+    low, high = chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], size)
+    for row in noise:
+        assert low < float(row @ row) < high
+    assert abs(np.corrcoef(noise)[0, 1]) < 5 / math.sqrt(size)
+
+
+def test_a_client_that_sends_again_sends_the_same_and_in_another_round_other_noise() -> None:
+    pipeline = bound(local_laplace(1.0, 4.0), fixed_point())
+    settings = pipeline.settings(pipeline.init())
+    first, again, later = (
+        pipeline.encode(np.zeros((1, 50)), settings, np.empty((1, 0)), [Keys(Key.from_seed(1), SECRET.child(number))])[
+            0
+        ]
+        for number in (1, 1, 2)
+    )
+    assert (first == again).all() and (first != later).any()

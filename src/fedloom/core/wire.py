@@ -49,6 +49,8 @@ class WireType:
     """Clients that a round invites at most: a sum in Z_m must hold them all; None: not known."""
     noise_multiplier: float | None = None
     """Noise that a stage before this one will put on the sum, over the bound of one client; None: no noise."""
+    noise_each: bool = False
+    """That noise is put on each client's own vector, not on the sum."""
     record: float | None = None
     """Bound on what one row of a client changes in the norm of its parts; None: not known. A stage that passes it on
     brings no two vectors further apart."""
@@ -125,6 +127,8 @@ class Stage(Generic[S]):
     """Public numbers the clients need this round."""
     release: Callable[[Vector, WireType, SecretKey], Vector] | None = None
     """Server: noise on the sum, before any decode; the wire type is the LAST one, so sigma = z * its l2, in Z_m."""
+    shield: Callable[[Vector, WireType, Sequence[SecretKey]], Vector] | None = None
+    """Client: noise on its own encoded vector, after all stages; values ``(clients, d)`` of the last wire type."""
     event: Callable[[WireType], DpEvent | None] = no_event
     """From the LAST wire type: no bound left => PipelineError."""
     spec: ComponentSpec | None = None

@@ -124,7 +124,8 @@ def check_privacy(experiment: Experiment, population: Population) -> None:
     algorithm: AnyAlgorithm = experiment.algorithm  # type: ignore[assignment]
     pipeline: Pipeline = experiment.pipeline  # type: ignore[assignment]
     cohort: Cohort = experiment.cohort  # type: ignore[assignment]
-    noised = [stage.name for stage in pipeline.stages if stage.release is not None]
+    noised = [stage.name for stage in pipeline.stages if stage.release is not None or stage.shield is not None]
+    local = any(stage.shield is not None for stage in pipeline.stages)
     private = algorithm.local is not None and algorithm.local.private is not None
     if target is None:
         if noised or private:
@@ -151,6 +152,11 @@ def check_privacy(experiment: Experiment, population: Population) -> None:
         )
     if target.unit == "client" and SHARED in noised:
         raise PlanError(f'privacy.unit = "client": pipeline.{SHARED} hides single rows. Promise unit = "record"')
+    if local and target.neighbours != "replace_one":
+        raise PlanError(
+            f"pipeline.{noised[0]} protects each update from everybody, so what counts is that it may be any other: "
+            'promise adjacency = "replace_one"'
+        )
     if algorithm.weighting != "uniform":
         raise PlanError(f'{algorithm.name} weighs clients by their rows, which are private: use weighting = "uniform"')
     _check_extras(experiment)
@@ -226,7 +232,8 @@ def protection_of(
         target=target,
         event=event,
         known=known,
-        at_client=target.unit == "record" and not _shares_noise(algorithm),
+        at_client=any(stage.shield is not None for stage in pipeline.stages)
+        or (target.unit == "record" and not _shares_noise(algorithm)),
         mechanism=_mechanism(known),
         sampling=sampling,
     )

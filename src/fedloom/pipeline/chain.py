@@ -104,6 +104,9 @@ class BoundPipeline:
             values, renewed = stage.encode(self.wires[number], values, settings[number], mine, keys)
             kept.append(renewed)
             start += size
+        for number, stage in enumerate(self.stages):
+            if stage.shield is not None:
+                values = stage.shield(values, self.sent, [each.secret.child("stage", number) for each in keys])
         return values, np.concatenate(kept, axis=1) if start else memory
 
     def release(self, total: Vector, secret: SecretKey) -> Vector:

@@ -166,6 +166,7 @@ def _grid(wire: WireType, bits: int | None, modulus_bits: int) -> Grid:
         modulus_bits=modulus_bits,
         weight=wire.weight,
         noise_multiplier=wire.noise_multiplier,
+        noise_each=wire.noise_each,
         l1=None if wire.tail else wire.l1,
     )
     top = grids.finest(given)

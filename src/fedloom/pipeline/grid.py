@@ -39,6 +39,8 @@ class Bounded:
     weight: bool = False
     """Whether a weight of at most 1 travels beside them."""
     noise_multiplier: float | None = None
+    noise_each: bool = False
+    """Whether every client adds that noise, not the server alone."""
     l1: float | None = None
     """On the L1 norm of the parts, where the noise is a Laplace one: its scale then follows from this bound."""
 
@@ -138,13 +140,14 @@ def grid(given: Bounded, bits: int) -> Grid:
     noise, draws, tail = 0, 0, 0
     if given.noise_multiplier is not None:
         beyond = math.log(2.0 * max(given.dim, 1) / _WRAPS)
+        noises = given.clients if given.noise_each else 1
         if longest is None:
             draws = draws_of(given.noise_multiplier, _root(square))
             noise = share_sigma(given.noise_multiplier, _root(square), draws)
-            tail = math.ceil(noise * math.sqrt(draws) * math.sqrt(2.0 * beyond))
+            tail = math.ceil(noise * math.sqrt(draws * noises) * math.sqrt(2.0 * beyond))
         else:
             draws, noise = 1, math.ceil(given.noise_multiplier * longest)
-            tail = math.ceil(noise * beyond) + 1
+            tail = math.ceil(noise * (beyond if noises == 1 else 2.0 * (math.sqrt(noises * beyond) + beyond))) + 1
     return Grid(
         bits=bits,
         length=length,
