@@ -173,6 +173,30 @@ def test_what_rounds_have_used_is_stored_no_longer_than_a_resume_needs_it(tmp_pa
     assert max(seen) <= 2, seen
 
 
+@pytest.mark.parametrize("failing", [1, 12])
+def test_a_client_whose_update_cannot_be_used_changes_nothing_that_noise_does_not_cover(failing: int) -> None:
+    """It adds zero. Were the round skipped for it, who sees the models would know; who is away is another matter."""
+    whole: Any = private().algorithm
+
+    def client(broadcast: Any, state: Any, context: Any) -> Any:
+        if int(context.client.rpartition("-")[2]) < failing:
+            raise ValueError("rows that this program cannot take")
+        return (yield from whole.client(broadcast, state, context))
+
+    asked = private(
+        data=fedloom.data.generated(clients=12, rows=20, features=3),
+        algorithm=replace(whole, client=client, spec=None),
+        cohort=fedloom.everyone(),
+        policy=fedloom.RoundPolicy(quorum=1.0),
+        privacy=PrivacyTarget(unit="client", delta=1e-2),
+    )
+    result = local().run(asked)
+    assert {record.status for record in result.rounds} == {"closed"}
+    assert [len(record.failures) for record in result.rounds] == [failing] * ROUNDS
+    away = replace(asked, algorithm=whole, simulate=fedloom.Simulation(dropout=0.9))
+    assert "skipped" in {record.status for record in local().run(away).rounds}
+
+
 POINTS = ["commit before", "commit after", "release after", "keep before", "keep after"]
 TIMES = [3, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, ROUNDS))]
 

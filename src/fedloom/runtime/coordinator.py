@@ -39,6 +39,8 @@ S = TypeVar("S")
 B = TypeVar("B")
 C = TypeVar("C")
 log = logging.getLogger(__name__)
+_ANSWERED = ("refused", "crashed", "invalid")
+"""Failures of clients that were there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +213,7 @@ class Coordinator(Generic[S, B, C]):
                 case Continue(messages):
                     return [Send(to, payload) for to, payload in messages]
                 case Abort(reason):
-                    self._closing = self._close_short(reason)
+                    self._closing = self._close_empty(reason)
                 case Finish(total, included):
                     self._closing = self._close(total, included)
         effects = next(self._closing, None)
@@ -227,7 +229,7 @@ class Coordinator(Generic[S, B, C]):
             yield from self._close_evaluation(total, included)
             return
         needed = self._plan.policy.needed(len(opened.cohort))
-        if len(included) < needed:
+        if self._heard(len(included)) < needed:
             yield from self._close_short(
                 f"{len(included)} of {len(opened.cohort)} clients sent an update; {needed} are needed"
             )
@@ -255,6 +257,26 @@ class Coordinator(Generic[S, B, C]):
             yield [Save(self._state)]
         else:
             yield self._finish_round(record)
+
+    def _close_empty(self, reason: str) -> Iterator[Sequence[Effect]]:
+        """Close a round without a sum: where clients of a private run have answered all the same, noise alone is it."""
+        opened = self._opened
+        needed = max(1, self._plan.policy.needed(len(opened.cohort)))
+        wire = opened.exchange.pipeline.sent
+        if opened.order.program == "train" and self._heard(0) >= needed and wire.dim is not None:
+            yield from self._close(np.zeros(wire.dim, wire.dtype), ())
+        else:
+            yield from self._close_short(reason)
+
+    def _heard(self, included: int) -> int:
+        """Return how many clients count for the quorum.
+
+        In a private run these are also those whose answer cannot be used. Their rows may be why, and a round that is
+        skipped for it would tell of them: they add zero, which the noise covers.
+        """
+        if not self._plan.private:
+            return included
+        return included + sum(failure.kind in _ANSWERED for failure in self._opened.failures.values())
 
     def _charged(self) -> Iterator[Sequence[Effect]]:
         """Yield the event of the sum, unless its parts were charged when they left the clients."""
