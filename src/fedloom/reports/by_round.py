@@ -167,16 +167,18 @@ def _participation(rounds: Sequence[RoundRecord]) -> Panel | None:
 def _took_part(rounds: Sequence[RoundRecord]) -> str:
     retried = sum(record.status == "retried" for record in rounds)
     skipped = sum(record.status == "skipped" for record in rounds)
-    least, most = (
-        f(len(r.included) for r in rounds if r.status != "retried") if any(r.status != "retried" for r in rounds) else 0
-        for f in (min, max)
-    )
-    invited = max(record.invited for record in rounds)
-    who = f"{figure(least)}" if least == most else f"{figure(least)} to {figure(most)}"
-    text = f"In each round the updates of {who} of {figure(invited)} invited clients were summed."
+    counts = [len(record.included) for record in rounds if record.status != "retried"]
+    who, invited = _span(counts), _span([record.invited for record in rounds])
+    text = f"In each round the updates of {who} of {invited} invited clients were summed."
     if retried or skipped:
         text += f" For want of updates {counted(retried, 'round')} opened again, {counted(skipped, 'round')} skipped."
     return text
+
+
+def _span(counts: Sequence[int]) -> str:
+    """Return the least and the greatest of some counts in words; 0 where there are none."""
+    least, most = (min(counts), max(counts)) if counts else (0, 0)
+    return figure(least) if least == most else f"{figure(least)} to {figure(most)}"
 
 
 def _table(rounds: Sequence[RoundRecord], name: str | None) -> Table:
