@@ -14,6 +14,7 @@ import numpy as np
 import fedloom
 from fedloom.core.events import DpEvent, SelfComposedDpEvent
 from fedloom.core.learner import LearnerBuilder
+from fedloom.experiment.plan import train_plan
 from fedloom.experiment.privacy import PrivacyPrice, price_experiment
 from fedloom.privacy.calibrate import noise_for
 
@@ -146,7 +147,7 @@ def price(experiment: fedloom.Experiment) -> PrivacyPrice:
     """Return what the experiment costs, against either reader."""
     data = cast(fedloom.data.Pooled, experiment.data)
     learner = cast(LearnerBuilder, experiment.learner).build(data.schema())
-    found = price_experiment(experiment, learner, data.population())
+    found = price_experiment(experiment, train_plan(experiment, learner, data.population(), ()))
     assert found is not None, "a private experiment states its target"
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_a_false_claim_ends_with_code_1(private: Any, command: Run, monkeypatch:
     def less_noise(total: Vector, last: Any, secret: Any, *, noise_multiplier: float) -> Vector:
         return gaussian_noise(total, last, secret, noise_multiplier=noise_multiplier / 4)
 
-    monkeypatch.setattr(mechanisms, "gaussian_noise", less_noise)
+    monkeypatch.setattr(mechanisms, "GAUSSIAN", replace(mechanisms.GAUSSIAN, noise=less_noise))
     code, out, err = command("audit", "--layer", private(), *FEW)
     assert (code, err) == (1, "")
     assert out.count("REJECTED") == 4

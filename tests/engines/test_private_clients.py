@@ -197,6 +197,25 @@ def test_a_client_whose_update_cannot_be_used_changes_nothing_that_noise_does_no
     assert "skipped" in {record.status for record in local().run(away).rounds}
 
 
+def test_a_release_at_the_client_is_charged_also_where_asserts_are_left_out(tmp_path: Path) -> None:
+    noise = fedloom.local_gaussian(clip=0.5, noise_multiplier=8.0)
+    promise = PrivacyTarget(unit="client", delta=1e-3, adjacency="replace_one", data_set="ward")
+    asked = private(stage=noise, privacy=promise)
+    (tmp_path / "experiment.json").write_text(json.dumps(asked.as_json()))
+    (tmp_path / "runs").mkdir()
+    budget(tmp_path / "runs", adjacency="replace_one")
+    script = (
+        "import json, sys, fedloom; from pathlib import Path; "
+        "asked = fedloom.Experiment.from_json(json.loads(Path(sys.argv[1]).read_text())); "
+        "fedloom.local().run(asked, output=sys.argv[2])"
+    )
+    command = [sys.executable, "-O", "-c", script, str(tmp_path / "experiment.json"), str(tmp_path / "runs")]
+    subprocess.run(command, check=True, capture_output=True, timeout=50)
+    with Ledger.read(tmp_path / "runs" / LEDGER) as ledger:
+        (held,) = ledger.holdings()
+    assert held.releases == ROUNDS
+
+
 POINTS = ["commit before", "commit after", "release after", "keep before", "keep after"]
 TIMES = [3, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, ROUNDS))]
 

@@ -46,7 +46,7 @@ def priced(asked: fedloom.Experiment) -> Any:
     asked = resolve_experiment(asked, base=HERE)
     data: Any = asked.data
     learner: Any = asked.learner
-    return price_experiment(asked, learner.build(data.schema()), data.population())
+    return price_experiment(asked, train_plan(asked, learner.build(data.schema()), data.population(), ()))
 
 
 def test_the_price_is_that_of_the_noise_as_it_is_drawn() -> None:
@@ -135,6 +135,18 @@ def test_numbers_that_promise_nothing_are_refused(wrong: dict[str, float]) -> No
         PrivacyTarget(**{"unit": "client", "delta": 1e-5, **wrong})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("cohort", [fedloom.poisson(0.5), fedloom.uniform(2)], ids=lambda cohort: cohort.name)
+def test_sampling_of_clients_is_not_counted_on_top_of_that_of_rows(cohort: Any) -> None:
+    private = fedloom.PrivateSteps(clip=1.0, noise_multiplier=4.0, rate=0.1, rows=20)
+    algorithm = fedloom.fedavg(Schedule(steps=2, private=private), weighting="uniform")
+    promise = PrivacyTarget(unit="record", delta=1e-5)
+    asked = experiment(algorithm=algorithm, pipeline=chain(mean(expected=4.0)), cohort=cohort, privacy=promise)
+    everybody = priced(replace(asked, cohort=fedloom.everyone()))
+    found = priced(asked)
+    assert found.figures.models.epsilon == everybody.figures.models.epsilon
+    assert "a sample within a sample" in found.protection.sampling
+
+
 def test_few_clients_are_pointed_to_records() -> None:
     few = experiment(data=fedloom.data.generated(clients=10, rows=20, features=3), privacy=replace(PROMISE, delta=1e-2))
     assert any("Private steps protect records" in note for note in priced(few).notes)
@@ -169,7 +181,7 @@ def test_the_listing_says_who_is_protected_from_whom() -> None:
     ):
         assert words in said, words
     spent = [(at.rounds, at.models, at.participation) for at in listing.privacy.by_round]
-    assert [number for number, _, _ in spent] == [1, 2, 5, ROUNDS]
+    assert [number for number, _, _ in spent] == [1, 2, 3, 5, ROUNDS]
     assert all(np.diff([models for _, models, _ in spent]) > 0)
     readers: Any = listing.privacy.price["readers"]
     assert spent[-1][1] >= readers["reader of the models"]["epsilon"]

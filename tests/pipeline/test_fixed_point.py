@@ -14,24 +14,13 @@ from hypothesis import strategies as st
 
 from fedloom.core.aggregator import Finish
 from fedloom.core.ids import ClientId, RoundNumber
+from fedloom.core.integer_noise import MOST_INFLATION, MOST_SIGMA, draws_of, share_sigma
 from fedloom.core.keys import NO_SECRET, Key, Keys
 from fedloom.core.params import Vector
 from fedloom.core.wire import SumInfo, WireType
 from fedloom.errors import ComponentError, Error, PipelineError
 from fedloom.pipeline import BoundPipeline, chain, clip, fixed_point, mean, plain_sum, rotate, tree_total
-from fedloom.pipeline.grid import (
-    MOST_INFLATION,
-    MOST_SIGMA,
-    Bounded,
-    draws_of,
-    finest,
-    fits,
-    for_noise,
-    grid,
-    least_bits,
-    most_square,
-    share_sigma,
-)
+from fedloom.pipeline.grid import Bounded, finest, fits, for_noise, grid, least_bits, most_square
 from fedloom.pipeline.modular import centred, residues
 from fedloom.testing import check_aggregator
 

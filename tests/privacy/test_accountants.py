@@ -24,7 +24,7 @@ from fedloom.core.events import (
     TruncatedPoissonSampledDpEvent,
 )
 from fedloom.errors import ComponentError, PlanError
-from fedloom.privacy import accountants
+from fedloom.privacy import loss_distributions
 from fedloom.privacy.accountants import delta_of, epsilon, price_delta, price_epsilon, rdp_curve
 from fedloom.privacy.guarantee import Guarantee, rounded_up
 from fedloom.privacy.leaves import leaves
@@ -166,13 +166,13 @@ def test_equal_rounds_are_one_leaf_however_they_are_written() -> None:
 
 def test_ten_thousand_equal_rounds_build_one_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    original = accountants._leaf_pld.__wrapped__
+    original = loss_distributions._leaf_pld.__wrapped__
 
     def counting(*arguments: Any) -> Any:
         built.append(arguments)
         return original(*arguments)
 
-    monkeypatch.setattr(accountants, "_leaf_pld", counting)
+    monkeypatch.setattr(loss_distributions, "_leaf_pld", counting)
     one = PoissonSampledDpEvent(0.0123, GaussianDpEvent(4.0))
     epsilon(ComposedDpEvent((one,) * 10_000), delta=1e-5, adjacency="zero_out", method="pld")
     assert len(built) == 1

@@ -19,15 +19,11 @@ from fedloom.core.events import (
     SelfComposedDpEvent,
 )
 from fedloom.core.ids import ClientId
+from fedloom.core.integer_noise import MOST_DRAWS, MOST_INFLATION, MOST_SIGMA, draws_of, share_sigma
 from fedloom.errors import ComponentError
 
-MOST_SIGMA = 4096
-"""Standard deviation of one draw, in grid steps: the sampler is exact and quick up to here."""
-MOST_INFLATION = 0.05
-"""How much of the clip rounding may add to what one row changes."""
 MOST_BITS = 20
 """The finest grid; sums of rows are exact on one at least 16 times as fine."""
-_MOST_DRAWS = 64
 _SLACK = 2.0**-13
 """Part of the bound of a row, under shared noise, that is kept for the rounding of float64."""
 
@@ -146,15 +142,14 @@ def noise_grid(noise_multiplier: float, dim: int) -> NoiseGrid:
     bits, draws = next(finest, 0), 1
     if math.sqrt(dim) > MOST_INFLATION * 2**bits or noise_multiplier * _bound(bits, dim) > MOST_SIGMA:
         bits = max(0, math.ceil(math.log2(math.sqrt(dim) / MOST_INFLATION)))
-        draws = math.ceil((noise_multiplier * _bound(bits, dim) / MOST_SIGMA) ** 2)
-    if draws > _MOST_DRAWS or bits > MOST_BITS:
+        draws = draws_of(noise_multiplier, _bound(bits, dim))
+    if draws > MOST_DRAWS or bits > MOST_BITS:
         raise ComponentError(
             f"noise_multiplier = {noise_multiplier} over {dim} parameters is the sum of {draws} draws of "
-            f"integer noise; at most {_MOST_DRAWS} are reasonable. Choose less noise, or a smaller model"
+            f"integer noise; at most {MOST_DRAWS} are reasonable. Choose less noise, or a smaller model"
         )
     bound = _bound(bits, dim)
-    sigma = math.ceil(noise_multiplier * bound / math.sqrt(draws))
-    return NoiseGrid(bits=bits, l2=bound, sigma=sigma, draws=draws, dim=dim)
+    return NoiseGrid(bits=bits, l2=bound, sigma=share_sigma(noise_multiplier, bound, draws), draws=draws, dim=dim)
 
 
 def record_event(private: PrivateSteps, *, steps: int, dim: int) -> DpEvent:

@@ -141,8 +141,7 @@ class LocalRun:
         self._splits = self._look_at_rows()
         check_parts(self.experiment, self.population, self._splits)
         if not self.experiment.prepare:
-            self._plan(build_learner(self.experiment, self.data.schema))
-            check_ledger(self._priced(), self._runs, new=self._new)
+            self._price(self._plan(build_learner(self.experiment, self.data.schema)))
 
     def check_resumed(self, saved: Saved, path: Path) -> None:
         """Refuse to continue a run over other rows than it began with.
@@ -188,7 +187,7 @@ class LocalRun:
         learner = build_learner(self.experiment, self.data.schema)
         self.notes.extend(getattr(learner, "notes", ()))
         plan = self._plan(learner)
-        check_ledger(self._priced(learner), self._runs, new=self._new)
+        self._price(plan)
         self._note_privacy(self.price)
         if any(preparation.fills for preparation in self._preparations):
             self._check_prepared()
@@ -210,12 +209,11 @@ class LocalRun:
     def _plan(self, learner: Learner) -> AnyPlan:
         return train_plan(self.experiment, learner, self.population, self._splits)
 
-    def _priced(self, learner: Learner | None = None) -> PrivacyPrice | None:
-        """Price the whole run, once: a plan that costs more than it may is refused before round 1."""
-        if self.price is None and self.experiment.privacy is not None:
-            built = build_learner(self.experiment, self.data.schema) if learner is None else learner
-            self.price = price_experiment(self.experiment, built, self.population)
-        return self.price
+    def _price(self, plan: AnyPlan) -> None:
+        """Price the whole run, once: a plan that costs more than it may, or than is left, is refused before round 1."""
+        if self.price is None:
+            self.price = price_experiment(self.experiment, plan)
+            check_ledger(self.price, self._runs, new=self._new)
 
     def _note_privacy(self, price: PrivacyPrice | None) -> None:
         """Say what is promised to whoever reads the record, and write down apart from it what the models promise."""

@@ -55,7 +55,8 @@ class Rounds:
             opened = coordinator.open_round()
             if isinstance(opened, Stopped):
                 break
-            assert not list(self._do(plan, coordinator.charge())), "a charge is all for the ledger"
+            left_over = list(self._do(plan, coordinator.charge()))
+            assert not left_over, "a charge is all for the ledger"
             self.team.work(plan, coordinator, opened, block=block)
             with uninterrupted():
                 closed = self._perform(plan, coordinator, clock)

@@ -187,11 +187,10 @@ def list_plan(experiment: Experiment, answers: Sequence[Answer] = (), *, base: P
             answer = msgspec.convert(answers[number].result, type=preparation.query.answer)
         transforms.append(preparation.transform(answer))
         schema = transforms[-1].schema(schema)
-    learner = build_learner(experiment, schema)
-    plan = train_plan(experiment, learner, population, splits)
+    plan = train_plan(experiment, build_learner(experiment, schema), population, splits)
     if plan.private:
         phases.append(_private_phase(plan))
-        price = price_experiment(experiment, learner, population)
+        price = price_experiment(experiment, plan)
         assert price is not None, "a private plan has a price"
         return replace(_listing(experiment, population, phases), privacy=list_privacy(price, plan))
     phases.extend(_train_phases(plan, dataset, population, transforms=transforms))

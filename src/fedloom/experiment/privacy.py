@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fedloom.core.algorithm import AnyAlgorithm
 from fedloom.core.component import Json
@@ -20,19 +21,17 @@ from fedloom.core.events import (
     SelfComposedDpEvent,
     TruncatedPoissonSampledDpEvent,
 )
-from fedloom.core.learner import Learner
-from fedloom.core.metrics import NO_METRICS
 from fedloom.core.private_steps import record_event
 from fedloom.errors import PlanError
 from fedloom.experiment.spec import Experiment
 from fedloom.pipeline import BoundPipeline, Pipeline
 from fedloom.privacy.guarantee import Adjacency, Guarantee
 from fedloom.privacy.leaves import leaves, noises
-from fedloom.privacy.readers import MODELS, PARTICIPATION, TwoFigures, guarantee
+from fedloom.privacy.readers import MODELS, TwoFigures, against_models, against_participation, guarantee
 from fedloom.privacy.rewrites import GRID_SIGMA_OF_LIMIT, unamplified
 from fedloom.privacy.target import PrivacyTarget
 from fedloom.runtime.cohort import Cohort
-from fedloom.runtime.plan import train_exchange
+from fedloom.runtime.plan import RunPlan
 
 SHARED = "shared_gaussian"
 """The stage whose noise hides single rows of all clients."""
@@ -62,6 +61,27 @@ class Protection:
         """One round, against the reader to whom the promise is made: what is written down of it."""
         return self.event if self.target.reader == "models" else self.known
 
+    def against_models(self, rounds: int) -> Guarantee:
+        """Return what the first rounds cost against one who sees models, and nothing else of the run."""
+        target = self.target
+        # Without its sampling an event costs no less than with it, whatever the bounds say that are known of either.
+        either = (
+            against_models(event, rounds, delta=target.delta, unit=target.unit, adjacency=target.neighbours)
+            for event in (self.event, self.known)
+        )
+        return min(either, key=lambda figure: figure.epsilon)
+
+    def against_participation(self, rounds: int) -> Guarantee:
+        """Return what the first rounds cost against one who may know who took part in which of them."""
+        target = self.target
+        return against_participation(
+            self.known, rounds, delta=target.delta, unit=target.unit, adjacency=target.neighbours
+        )
+
+    def figures(self, rounds: int) -> TwoFigures:
+        """Return what the first rounds cost against either."""
+        return TwoFigures(models=self.against_models(rounds), participation=self.against_participation(rounds))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyPrice:
@@ -71,10 +91,6 @@ class PrivacyPrice:
     rounds: int
     figures: TwoFigures
     notes: tuple[str, ...]
-
-    def after(self, rounds: int) -> TwoFigures:
-        """Return what the first rounds cost."""
-        return _figures(self.protection, rounds)
 
     @property
     def limit(self) -> Guarantee | None:
@@ -162,7 +178,8 @@ def check_privacy(experiment: Experiment, population: Population) -> None:
     _check_extras(experiment)
     _check_delta(target, population)
     sampled = cohort.event(NonPrivateDpEvent(), len(population))
-    if isinstance(sampled, SampledWithoutReplacementDpEvent) and target.neighbours == "add_remove":
+    takes_places = isinstance(sampled, SampledWithoutReplacementDpEvent) and target.unit == "client"
+    if takes_places and target.neighbours == "add_remove":
         raise PlanError(
             f'privacy.adjacency = "add_remove" with cohort.{cohort.name}: where a client is removed another takes its '
             'place, so two contributions differ and not one. Promise "zero_out" or "replace_one", or draw by poisson'
@@ -221,13 +238,13 @@ def protection_of(
         return None
     known = pipeline.event() if target.unit == "client" else _of_records(algorithm, pipeline, parameters)
     drawn = cohort.event(known, len(population))
-    event = drawn if _counts(drawn, target.neighbours) else known
+    event = drawn if unamplified(known) == known and _counts(drawn, target.neighbours) else known
     if drawn == known:
         sampling = "every client in every round"
     else:
         sampling = f"clients by {cohort.name}, drawn from secret entropy"
         if event == known:
-            sampling += f"; not counted, because under {target.neighbours} no bound of it is known"
+            sampling += f"; not counted, because {_uncounted(known, target.neighbours)}"
     return Protection(
         target=target,
         event=event,
@@ -237,6 +254,12 @@ def protection_of(
         mechanism=_mechanism(known),
         sampling=sampling,
     )
+
+
+def _uncounted(known: DpEvent, adjacency: Adjacency) -> str:
+    if unamplified(known) != known:
+        return "each of them draws rows, and no bound of a sample within a sample is known"
+    return f"under {adjacency} no bound of it is known"
 
 
 def _counts(sampled: DpEvent, adjacency: Adjacency) -> bool:
@@ -269,35 +292,25 @@ def _of_records(algorithm: AnyAlgorithm, pipeline: BoundPipeline, parameters: in
     return record_event(local.private, steps=steps, dim=parameters)
 
 
-def price_experiment(experiment: Experiment, learner: Learner, population: Population) -> PrivacyPrice | None:
+def price_experiment(experiment: Experiment, plan: RunPlan[Any, Any, Any]) -> PrivacyPrice | None:
     """Return what an experiment costs at most; None where nothing is promised.
 
     Args:
-        experiment: All components resolved, and checked by ``check_privacy``.
-        learner: Built for the agreed schema.
-        population: All clients.
+        experiment: All components resolved.
+        plan: Its plan of training.
 
     Raises:
         PlanError: When it is more than the target allows, or cannot be priced.
     """
-    if experiment.privacy is None:
-        return None
-    algorithm: AnyAlgorithm = experiment.algorithm  # type: ignore[assignment]
-    pipeline: Pipeline = experiment.pipeline  # type: ignore[assignment]
-    cohort: Cohort = experiment.cohort  # type: ignore[assignment]
-    carried = train_exchange(
-        algorithm,
-        learner.layout,
-        NO_METRICS,
-        pipeline,
-        dtype=learner.dtype,
-        most_clients=cohort.most(len(population)),
-        silent=True,
+    learner, rounds = plan.learner, plan.stop.rounds
+    assert learner is not None, "training has a learner"
+    protection = protection_of(
+        experiment, plan.algorithm, plan.exchange.pipeline, plan.population, parameters=learner.layout.size
     )
-    protection = protection_of(experiment, algorithm, carried.pipeline, population, parameters=learner.layout.size)
-    rounds = getattr(experiment.stop, "rounds", None)
-    assert protection is not None and rounds is not None, "check_privacy has seen both"
-    return price_of(protection, rounds=rounds, population=population)
+    if protection is None:
+        return None
+    assert rounds is not None, "check_privacy has seen a bound"
+    return price_of(protection, rounds=rounds, population=plan.population)
 
 
 def price_of(protection: Protection, *, rounds: int, population: Population) -> PrivacyPrice:
@@ -307,7 +320,7 @@ def price_of(protection: Protection, *, rounds: int, population: Population) -> 
         PlanError: When it is more than the target allows, or cannot be priced.
     """
     target = protection.target
-    figures = _figures(protection, rounds)
+    figures = protection.figures(rounds)
     price = PrivacyPrice(
         protection=protection,
         rounds=rounds,
@@ -321,38 +334,6 @@ def price_of(protection: Protection, *, rounds: int, population: Population) -> 
             f"noise, or run fewer rounds{'' if target.reader == 'models' else _OTHER_READER}"
         )
     return price
-
-
-def _figures(protection: Protection, rounds: int) -> TwoFigures:
-    return TwoFigures(
-        models=against_models(protection, rounds), participation=against_participation(protection, rounds)
-    )
-
-
-def against_models(protection: Protection, rounds: int) -> Guarantee:
-    """Return what the first rounds cost against one who sees models, and nothing else of the run."""
-    target = protection.target
-    # Without its sampling an event costs no less than with it, whatever the bounds say that are known of either.
-    either = [
-        _composed(target, event, rounds, reader=MODELS, adjacency=target.neighbours)
-        for event in (protection.event, protection.known)
-    ]
-    return min(either, key=lambda figure: figure.epsilon)
-
-
-def against_participation(protection: Protection, rounds: int) -> Guarantee:
-    """Return what the first rounds cost against one who may know who took part in which of them."""
-    target = protection.target
-    # A list of clients tells by itself who is one of them.
-    listed = target.unit == "client" and target.neighbours == "add_remove"
-    adjacency = "zero_out" if listed else target.neighbours
-    return _composed(target, protection.known, rounds, reader=PARTICIPATION, adjacency=adjacency)
-
-
-def _composed(target: PrivacyTarget, event: DpEvent, rounds: int, *, reader: str, adjacency: Adjacency) -> Guarantee:
-    return guarantee(
-        SelfComposedDpEvent(event, rounds), delta=target.delta, unit=target.unit, adjacency=adjacency, reader=reader
-    )
 
 
 def _advice(protection: Protection, population: Population) -> Iterator[str]:

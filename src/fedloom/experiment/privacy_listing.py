@@ -18,12 +18,11 @@ from fedloom.core.events import (
 from fedloom.core.wire import WireType
 from fedloom.experiment.plan import AnyPlan
 from fedloom.experiment.privacy import PrivacyPrice
+from fedloom.experiment.privacy_record import shown_rounds
 from fedloom.privacy.guarantee import rounded_up
 from fedloom.privacy.leaves import noises
 from fedloom.privacy.readers import TwoFigures
 from fedloom.privacy.rewrites import unamplified
-
-_SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ class PrivacyListing:
 
 def list_privacy(price: PrivacyPrice, plan: AnyPlan) -> PrivacyListing:
     """Return what is to be said of a private run before it runs."""
-    by_round = tuple(_spent(number, price.after(number)) for number in _shown(price.rounds))
+    by_round = tuple(_spent(number, price.protection.figures(number)) for number in shown_rounds(price.rounds))
     return PrivacyListing(price=price.as_json(), by_round=by_round, lines=tuple(_lines(price, plan)), whole=price)
 
 
@@ -95,10 +94,6 @@ def _spent(rounds: int, figures: TwoFigures) -> Spent:
         models=rounded_up(figures.models.epsilon),
         participation=rounded_up(figures.participation.epsilon),
     )
-
-
-def _shown(rounds: int) -> list[int]:
-    return [*(number for number in _SHOWN if number < rounds), rounds]
 
 
 def _inflation(plan: AnyPlan, known: DpEvent) -> str | None:

@@ -10,7 +10,7 @@ import itertools
 
 from fedloom.core.component import Json
 from fedloom.core.data import Population
-from fedloom.experiment.privacy import PrivacyPrice, against_models, against_participation
+from fedloom.experiment.privacy import PrivacyPrice
 from fedloom.privacy.guarantee import Guarantee
 from fedloom.runtime.cohort import Cohort
 
@@ -24,7 +24,7 @@ _STEPS = (1, 1.5, 2, 3, 5, 7)
 def for_the_record(price: PrivacyPrice, *, simulated: bool) -> dict[str, Json]:
     """Return what the record of a run holds: the figure against anyone who holds participation data."""
     held, figure = price.protection, price.figures.participation
-    by_round = [_spent(number, against_participation(held, number)) for number in _rounds(price.rounds)]
+    by_round = [_spent(number, held.against_participation(number)) for number in shown_rounds(price.rounds)]
     return {**_promise(price, figure, simulated=simulated), "data_set": held.target.data_set, "by_round": by_round}
 
 
@@ -34,7 +34,7 @@ def for_the_public(price: PrivacyPrice, cohort: Cohort, population: Population, 
     Under "add_remove" the number of clients is protected itself, so that it is left out, and an expected size with it.
     """
     held, figure = price.protection, price.figures.models
-    by_round = [_spent(number, against_models(held, number)) for number in _rounds(price.rounds)]
+    by_round = [_spent(number, held.against_models(number)) for number in shown_rounds(price.rounds)]
     told = held.target.unit != "client" or held.target.neighbours != "add_remove"
     return {
         **_promise(price, figure, simulated=simulated),
@@ -67,11 +67,11 @@ def _spent(rounds: int, figure: Guarantee) -> Json:
     return {"rounds": rounds, "epsilon": figure.epsilon}
 
 
-def _rounds(most: int) -> list[int]:
+def shown_rounds(most: int) -> list[int]:
     """Return rounds at which the figure is told: few, closer together at the start, and the last.
 
     Example:
-        >>> _rounds(30), _rounds(12)
+        >>> shown_rounds(30), shown_rounds(12)
         ([1, 2, 3, 5, 7, 10, 15, 20, 30], [1, 2, 3, 5, 7, 10, 12])
     """
     scales = itertools.takewhile(lambda scale: scale < most, (10**power for power in itertools.count()))

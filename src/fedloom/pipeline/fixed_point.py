@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedloom.core.component import component
+from fedloom.core.integer_noise import MOST_DRAWS, MOST_INFLATION
 from fedloom.core.keys import Keys
 from fedloom.core.params import Vector
 from fedloom.core.wire import Stage, SumInfo, WireType, stateless
@@ -177,13 +178,13 @@ def _grid(wire: WireType, bits: int | None, modulus_bits: int) -> Grid:
     else:
         found = top if given.noise_multiplier is None else grids.for_noise(given, top.bits)
     needed = grids.least_bits(given)
-    if found is None or found.inflation > grids.MOST_INFLATION:
+    if found is None or found.inflation > MOST_INFLATION:
         share = "much more than" if found is None else f"{found.inflation:.0%}, above"
         room = f"the modulus holds {top.bits} for {given.clients} clients"
         remedy = f"give bits={needed}" if needed <= top.bits else f"{room}: {_room(modulus_bits)}"
         advice = (
             f"Rounding to {top.bits if found is None else found.bits} bits would raise the bound of a vector of "
-            f"{given.dim} numbers by {share} {grids.MOST_INFLATION:.0%}; {needed} bits are needed: {remedy}."
+            f"{given.dim} numbers by {share} {MOST_INFLATION:.0%}; {needed} bits are needed: {remedy}."
         )
         raise PipelineError("fixed_point", received=wire, advice=advice)
     if not grids.fits(found, given):
@@ -193,12 +194,12 @@ def _grid(wire: WireType, bits: int | None, modulus_bits: int) -> Grid:
             advice=f"With bits={found.bits} the sum of {given.clients} clients can reach {found.full}, the modulus "
             f"holds less than 2**{modulus_bits - 1}: use at most bits={top.bits}, or {_room(modulus_bits)}.",
         )
-    if found.draws > grids.MOST_DRAWS:
+    if found.draws > MOST_DRAWS:
         raise PipelineError(
             "fixed_point",
             received=wire,
             advice=f"A noise multiplier of {given.noise_multiplier} needs {found.draws} draws of noise a round on "
-            f"{found.bits} bits, each about a second for a million numbers; at most {grids.MOST_DRAWS} are made: lower "
+            f"{found.bits} bits, each about a second for a million numbers; at most {MOST_DRAWS} are made: lower "
             "bits or the noise, or train fewer parameters.",
         )
     return found

@@ -1,4 +1,6 @@
-"""Accountants: what a privacy event costs. The only importer of dp_accounting, and inside functions: it costs a second.
+"""Accountants: what a privacy event costs, by the least of the ways that are proven, or by the one that is asked for.
+
+dp_accounting is imported here and in ``loss_distributions``, inside functions: it costs a second.
 
 Noise multipliers are noise over CLIP: over the bound of one contribution. What two neighbours differ by (the clip, or
 twice the clip under replace-one) is applied here, in each accountant's own convention.
@@ -10,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, assert_never
+from typing import assert_never
 
 from fedloom.core.events import (
     ComposedDpEvent,
@@ -30,12 +32,14 @@ from fedloom.privacy.analytic import (
     gaussian_delta,
     gaussian_epsilon,
     gaussian_mu,
+    gaussian_multiplier,
     pure_epsilon,
     pure_leaf,
+    reach_of,
 )
 from fedloom.privacy.guarantee import Adjacency, Method, Way, check_target
 from fedloom.privacy.leaves import Leaf, Leaves, Noise, leaves, noises
-from fedloom.privacy.loss_grid import loss_interval
+from fedloom.privacy.loss_distributions import Pld, composed_losses
 from fedloom.privacy.proven import (
     Curve,
     discrete_gaussian_curve,
@@ -49,14 +53,8 @@ from fedloom.privacy.proven import (
 from fedloom.privacy.renyi import FINE_ORDERS, ORDERS, Conversion, added, delta_of_curve, epsilon_of_curve
 from fedloom.privacy.rewrites import gaussian_limit
 
-Pld: TypeAlias = Any  # dp_accounting has no types
-
-
 _LEAST_SERIES_NOISE = 0.25
 """Below it the series for broken orders converge slowly or not at all, and epsilon is in the hundreds."""
-
-
-_MOST_PURE = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ def price_epsilon(
     if NonPrivateDpEvent() in found:
         return Price(math.inf, "none")
     if delta == 0:
-        pure = pure_epsilon(found, reach=_reach(adjacency))
+        pure = pure_epsilon(found, reach=reach_of(adjacency))
         return Price(pure, "none" if math.isinf(pure) else "pure")
 
     def by_pld(pld: Pld) -> float:
@@ -135,7 +133,7 @@ def price_epsilon(
     def by_rdp(curve: Sequence[float], orders: Sequence[float]) -> float:
         return epsilon_of_curve(curve, orders, delta=delta, conversion=conversion)
 
-    pure = pure_epsilon(found, reach=_reach(adjacency))
+    pure = pure_epsilon(found, reach=reach_of(adjacency))
     return _least(
         found,
         adjacency=adjacency,
@@ -167,7 +165,7 @@ def price_delta(
     def by_rdp(curve: Sequence[float], orders: Sequence[float]) -> float:
         return delta_of_curve(curve, orders, epsilon=epsilon, conversion=conversion)
 
-    pure = pure_epsilon(found, reach=_reach(adjacency))
+    pure = pure_epsilon(found, reach=reach_of(adjacency))
     return _least(
         found,
         adjacency=adjacency,
@@ -200,17 +198,6 @@ def rdp_curve(event: DpEvent, *, adjacency: Adjacency, orders: Sequence[float] =
     return _rdp_curve(leaves(event), adjacency, tuple(orders))
 
 
-def _reach(adjacency: Adjacency) -> float:
-    """Return how far apart two neighbours are, over the bound of one contribution."""
-    match adjacency:
-        case "zero_out" | "add_remove":
-            return 1.0
-        case "replace_one":
-            return 2.0
-        case _:
-            assert_never(adjacency)
-
-
 def _least(
     found: Leaves,
     *,
@@ -230,7 +217,7 @@ def _least(
             leaves(whole), adjacency=adjacency, method="pld", closed=closed, pure=pure, by_pld=by_pld, by_rdp=by_rdp
         )
         return Price(price.value, "gaussian_limit")
-    mu = gaussian_mu(found, reach=_reach(adjacency))
+    mu = gaussian_mu(found, reach=reach_of(adjacency))
     if mu is not None and method in ("best", "pld"):
         return Price(closed(mu), "analytic")
     prices: list[Price] = []
@@ -239,7 +226,7 @@ def _least(
         prices.append(Price(pure, "pure"))
     if method in ("best", "pld"):
         try:
-            prices.append(Price(by_pld(_pld(tuple(found.items()), adjacency)), "pld"))
+            prices.append(Price(by_pld(composed_losses(tuple(found.items()), adjacency)), "pld"))
         except PlanError as error:
             refusals.append(str(error))
     if method in ("best", "rdp"):
@@ -262,7 +249,7 @@ def _orders(found: Leaves) -> tuple[float, ...]:
         if isinstance(leaf, TruncatedPoissonSampledDpEvent | SampledWithoutReplacementDpEvent):
             return ORDERS
         if isinstance(leaf, PoissonSampledDpEvent):
-            multiplier = _gaussian_multiplier(leaf.event)
+            multiplier = gaussian_multiplier(leaf.event)
             if multiplier is None or multiplier < _LEAST_SERIES_NOISE:
                 return ORDERS
     return FINE_ORDERS
@@ -275,7 +262,7 @@ def _rdp_curve(found: Leaves, adjacency: Adjacency, orders: tuple[float, ...]) -
 
 @functools.lru_cache(maxsize=256)
 def _leaf_rdp(leaf: Leaf, adjacency: Adjacency, orders: tuple[float, ...]) -> tuple[float, ...]:
-    reach = _reach(adjacency)
+    reach = reach_of(adjacency)
     match leaf:
         case NonPrivateDpEvent():
             return (math.inf,) * len(orders)
@@ -287,7 +274,7 @@ def _leaf_rdp(leaf: Leaf, adjacency: Adjacency, orders: tuple[float, ...]) -> tu
                     f"{leaf}: Renyi divergences of a Poisson sample are known for zero-out and add/remove only. State "
                     'adjacency="zero_out", or price Gaussian noise by method="pld".'
                 )
-            multiplier = _gaussian_multiplier(leaf.event)
+            multiplier = gaussian_multiplier(leaf.event)
             if multiplier is not None and not all(float(order).is_integer() for order in orders):
                 return _sampled_gaussian_rdp(leaf.rate, multiplier, orders)
             curve = _sum_of_curves(leaf.event, reach)
@@ -299,7 +286,7 @@ def _leaf_rdp(leaf: Leaf, adjacency: Adjacency, orders: tuple[float, ...]) -> tu
                     'drawn by itself. State adjacency="replace_one", which covers a contribution of zero too, or '
                     "sample by poisson()."
                 )
-            multiplier = _gaussian_multiplier(leaf.event)
+            multiplier = gaussian_multiplier(leaf.event)
             rate = leaf.size / leaf.population
             if multiplier is not None:
                 return _fixed_size_gaussian_rdp(leaf.population, leaf.size, multiplier / reach, orders)
@@ -345,12 +332,6 @@ def _sum_of_curves(event: DpEvent, reach: float) -> Curve:
     return lambda order: math.fsum(count * curve(order) for curve, count in curves)
 
 
-def _gaussian_multiplier(event: DpEvent) -> float | None:
-    """Return the multiplier of one Gaussian release that is worth all those on one sample; None for other noise."""
-    mu = gaussian_mu(noises(event), reach=1.0)
-    return None if mu is None else 1 / mu
-
-
 def _whole(order: float, leaf: Leaf) -> int:
     if not float(order).is_integer():
         raise PlanError(f"{leaf}: bounded at whole orders only; order {order} was asked. Use renyi.ORDERS.")
@@ -384,108 +365,3 @@ def _fixed_size_gaussian_rdp(
         dp_accounting.SampledWithoutReplacementDpEvent(population, size, dp_accounting.GaussianDpEvent(multiplier))
     )
     return tuple(float(value) for value in accountant.rdp)
-
-
-# Privacy loss distributions
-
-
-@functools.lru_cache(maxsize=16)
-def _pld(found: tuple[tuple[Leaf, int], ...], adjacency: Adjacency) -> Pld:
-    """Return the composed distribution; equal rounds are composed with themselves, not one by one."""
-    for leaf, _ in found:
-        _check_pld(leaf)
-        pure = pure_leaf(leaf, reach=_reach(adjacency))
-        if _MOST_PURE < pure < math.inf:
-            raise PlanError(f"{leaf}: costs an epsilon of {pure:g} each time, which no grid of losses holds.")
-    interval = loss_interval(found, _reach(adjacency))
-    gaussian = gaussian_mu(
-        {leaf: count for leaf, count in found if isinstance(leaf, GaussianDpEvent)}, reach=_reach(adjacency)
-    )
-    whole: Pld = None
-    for leaf, count in found:
-        if isinstance(leaf, GaussianDpEvent):
-            continue
-        one = _leaf_pld(leaf, adjacency, interval)
-        many = one.self_compose(count) if count > 1 else one
-        whole = many if whole is None else whole.compose(many)
-    if gaussian:
-        noise = _leaf_pld(GaussianDpEvent(_reach(adjacency) / gaussian), adjacency, interval)
-        whole = noise if whole is None else whole.compose(noise)
-    return whole
-
-
-def _check_pld(leaf: Leaf) -> None:
-    """Refuse what privacy loss distributions cannot price."""
-    match leaf:
-        case SampledWithoutReplacementDpEvent():
-            raise PlanError(
-                f"{leaf}: no privacy loss distribution for a sample of fixed size. Use Renyi divergences under "
-                'adjacency="replace_one", or sample by poisson().'
-            )
-        case PoissonSampledDpEvent() | TruncatedPoissonSampledDpEvent():
-            inner = noises(leaf.event)
-            for noise in inner:
-                _check_pld(noise)
-            gaussian = _gaussian_multiplier(leaf.event) is not None
-            one_laplace = len(inner) == 1 and isinstance(leaf, PoissonSampledDpEvent)
-            if not gaussian and not one_laplace:
-                raise PlanError(f"{leaf}: no privacy loss distribution for this noise on such a sample.")
-        case DiscreteGaussianDpEvent():
-            raise PlanError(
-                f"{leaf}: no privacy loss distribution is proven for integer noise in many dimensions. Use "
-                'method="rdp", or "gaussian_limit" beside it.'
-            )
-        case _:
-            return
-
-
-@functools.lru_cache(maxsize=32)
-def _leaf_pld(leaf: Leaf, adjacency: Adjacency, interval: float) -> Pld:
-    import dp_accounting
-    from dp_accounting.pld import common, privacy_loss_distribution
-
-    relation = {
-        "zero_out": dp_accounting.NeighboringRelation.REPLACE_SPECIAL,
-        "add_remove": dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
-        "replace_one": dp_accounting.NeighboringRelation.REPLACE_ONE,
-    }[adjacency]
-    reach = _reach(adjacency)
-    match leaf:
-        case GaussianDpEvent():
-            # Under replace-one this one doubles the distance itself.
-            return privacy_loss_distribution.from_gaussian_mechanism(
-                leaf.noise_multiplier, value_discretization_interval=interval, neighboring_relation=relation
-            )
-        case LaplaceDpEvent():
-            return privacy_loss_distribution.from_laplace_mechanism(
-                leaf.noise_multiplier / reach, value_discretization_interval=interval
-            )
-        case PoissonSampledDpEvent():
-            multiplier = _gaussian_multiplier(leaf.event)
-            if multiplier is not None:
-                return privacy_loss_distribution.from_gaussian_mechanism(
-                    multiplier,
-                    value_discretization_interval=interval,
-                    sampling_prob=leaf.rate,
-                    neighboring_relation=relation,
-                )
-            ((noise, count),) = noises(leaf.event).items()
-            if isinstance(noise, LaplaceDpEvent) and count == 1 and reach == 1:
-                return privacy_loss_distribution.from_laplace_mechanism(
-                    noise.noise_multiplier, value_discretization_interval=interval, sampling_prob=leaf.rate
-                )
-        case TruncatedPoissonSampledDpEvent():
-            return privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
-                dataset_size=leaf.population,
-                sampling_probability=leaf.rate,
-                truncated_batch_size=leaf.most,
-                noise_multiplier=_gaussian_multiplier(leaf.event),
-                value_discretization_interval=interval,
-                neighboring_relation=relation,
-            )
-        case _:
-            pass
-    pure = pure_leaf(leaf, reach=reach)
-    return privacy_loss_distribution.from_privacy_parameters(
-        common.DifferentialPrivacyParameters(pure, 0.0), value_discretization_interval=interval
-    )

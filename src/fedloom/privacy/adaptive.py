@@ -95,7 +95,7 @@ def adaptive_gaussian(
         return gaussian_noise(total, last, secret, noise_multiplier=noise_multiplier)
 
     def event(last: WireType) -> DpEvent:
-        return gaussian_event(last, noise_multiplier)
+        return gaussian_event("adaptive_gaussian", last, noise_multiplier)
 
     return Stage(
         name="adaptive_gaussian",

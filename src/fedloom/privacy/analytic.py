@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
-from fedloom.core.events import DiscreteLaplaceDpEvent, GaussianDpEvent, LaplaceDpEvent, PoissonSampledDpEvent
+from fedloom.core.events import DiscreteLaplaceDpEvent, DpEvent, GaussianDpEvent, LaplaceDpEvent, PoissonSampledDpEvent
+from fedloom.privacy.guarantee import Adjacency
 from fedloom.privacy.leaves import Leaf, noises
 
 LeafT = TypeVar("LeafT", bound=Leaf)
@@ -108,3 +109,20 @@ def gaussian_mu(found: Mapping[LeafT, int], *, reach: float) -> float | None:
             count / leaf.noise_multiplier**2 for leaf, count in found.items() if isinstance(leaf, GaussianDpEvent)
         )
     )
+
+
+def reach_of(adjacency: Adjacency) -> float:
+    """Return how far apart two neighbours are, over the bound of one contribution."""
+    match adjacency:
+        case "zero_out" | "add_remove":
+            return 1.0
+        case "replace_one":
+            return 2.0
+        case _:
+            assert_never(adjacency)
+
+
+def gaussian_multiplier(event: DpEvent) -> float | None:
+    """Return the multiplier of one Gaussian release that is worth all those on one sample; None for other noise."""
+    mu = gaussian_mu(noises(event), reach=1.0)
+    return None if mu is None else 1 / mu

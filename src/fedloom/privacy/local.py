@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-import numpy as np
-
 from fedloom.core.component import component
-from fedloom.core.keys import SecretKey
-from fedloom.core.params import Vector
-from fedloom.core.wire import Stage, WireType
-from fedloom.privacy.mechanisms import check_clip, check_covered, gaussian, laplace
-from fedloom.privacy.noise import gaussian_noise, laplace_noise
+from fedloom.core.wire import Stage
+from fedloom.privacy.mechanisms import GAUSSIAN, LAPLACE, mechanism
 
 
 @component("fedloom.stages")
@@ -42,18 +34,7 @@ def local_gaussian(clip: float, noise_multiplier: float) -> Stage[None]:
         >>> stage.event(stage.plan(WireType(dim=3, dtype="float64", weight=False)))
         GaussianDpEvent(noise_multiplier=4.0)
     """
-    check_clip("local_gaussian", clip, noise_multiplier)
-
-    def plan(wire: WireType) -> WireType:
-        check_covered("local_gaussian", wire)
-        return replace(wire, clipped=1.0, l2=1.0, noise_multiplier=noise_multiplier, noise_each=True)
-
-    def shield(values: Vector, last: WireType, secrets: Sequence[SecretKey]) -> Vector:
-        rows = zip(values, secrets, strict=True)
-        return np.stack([gaussian_noise(row, last, key, noise_multiplier=noise_multiplier) for row, key in rows])
-
-    central = gaussian(clip, noise_multiplier)
-    return replace(central, name="local_gaussian", plan=plan, release=None, shield=shield, spec=None)
+    return mechanism("local_gaussian", GAUSSIAN, clip, noise_multiplier, each=True)
 
 
 @component("fedloom.stages")
@@ -78,15 +59,4 @@ def local_laplace(clip: float, noise_multiplier: float) -> Stage[None]:
         >>> stage.event(stage.plan(WireType(dim=3, dtype="float64", weight=False)))
         LaplaceDpEvent(noise_multiplier=4.0)
     """
-    check_clip("local_laplace", clip, noise_multiplier)
-
-    def plan(wire: WireType) -> WireType:
-        check_covered("local_laplace", wire)
-        return replace(wire, clipped=1.0, l2=1.0, l1=1.0, noise_multiplier=noise_multiplier, noise_each=True)
-
-    def shield(values: Vector, last: WireType, secrets: Sequence[SecretKey]) -> Vector:
-        rows = zip(values, secrets, strict=True)
-        return np.stack([laplace_noise(row, last, key, noise_multiplier=noise_multiplier) for row, key in rows])
-
-    central = laplace(clip, noise_multiplier)
-    return replace(central, name="local_laplace", plan=plan, release=None, shield=shield, spec=None)
+    return mechanism("local_laplace", LAPLACE, clip, noise_multiplier, each=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from fedloom.core.component import component
 from fedloom.core.events import (
@@ -15,15 +16,13 @@ from fedloom.core.events import (
     GaussianDpEvent,
     LaplaceDpEvent,
 )
+from fedloom.core.integer_noise import draws_of, share_sigma
 from fedloom.core.keys import Keys, SecretKey
 from fedloom.core.params import Vector
 from fedloom.core.wire import Stage, SumInfo, WireType, stateless
 from fedloom.errors import ComponentError, PipelineError
 from fedloom.pipeline.ball import into_ball, into_diamond
-from fedloom.pipeline.grid import draws_of, share_sigma
 from fedloom.privacy.noise import gaussian_noise, laplace_noise
-
-Encode: TypeAlias = Callable[[WireType, Vector, Vector, Vector, Sequence[Keys]], tuple[Vector, Vector]]
 
 
 @component("fedloom.stages")
@@ -56,33 +55,7 @@ def gaussian(clip: float, noise_multiplier: float) -> Stage[None]:
         >>> stage.event(stage.plan(WireType(dim=3, dtype="float64", weight=False)))
         GaussianDpEvent(noise_multiplier=1.5)
     """
-    check_clip("gaussian", clip, noise_multiplier)
-
-    def plan(wire: WireType) -> WireType:
-        check_covered("gaussian", wire)
-        return replace(wire, clipped=1.0, l2=1.0, noise_multiplier=noise_multiplier)
-
-    def encode(
-        _wire: WireType, values: Vector, _setting: Vector, memory: Vector, _keys: Sequence[Keys]
-    ) -> tuple[Vector, Vector]:
-        into_ball(values, clip)
-        return values, memory
-
-    def release(total: Vector, last: WireType, secret: SecretKey) -> Vector:
-        return gaussian_noise(total, last, secret, noise_multiplier=noise_multiplier)
-
-    def event(last: WireType) -> DpEvent:
-        return gaussian_event(last, noise_multiplier)
-
-    return Stage(
-        name="gaussian",
-        plan=plan,
-        encode=encode,
-        decode=scaled_by(clip),
-        init=stateless,
-        release=release,
-        event=event,
-    )
+    return mechanism("gaussian", GAUSSIAN, clip, noise_multiplier)
 
 
 @component("fedloom.stages")
@@ -112,51 +85,89 @@ def laplace(clip: float, noise_multiplier: float) -> Stage[None]:
         >>> stage.event(stage.plan(WireType(dim=3, dtype="float64", weight=False)))
         LaplaceDpEvent(noise_multiplier=2.0)
     """
-    check_clip("laplace", clip, noise_multiplier)
-
-    def plan(wire: WireType) -> WireType:
-        check_covered("laplace", wire)
-        # A vector of L1 norm 1 has an L2 norm of at most 1: what encodes it needs no more.
-        return replace(wire, clipped=1.0, l2=1.0, l1=1.0, noise_multiplier=noise_multiplier)
-
-    def encode(
-        _wire: WireType, values: Vector, _setting: Vector, memory: Vector, _keys: Sequence[Keys]
-    ) -> tuple[Vector, Vector]:
-        into_diamond(values, clip)
-        return values, memory
-
-    def release(total: Vector, last: WireType, secret: SecretKey) -> Vector:
-        return laplace_noise(total, last, secret, noise_multiplier=noise_multiplier)
-
-    def event(last: WireType) -> DpEvent:
-        l1 = bound_of("laplace", last, last.l1)
-        if last.modulus is None:
-            return LaplaceDpEvent(noise_multiplier)
-        return DiscreteLaplaceDpEvent(float(math.ceil(noise_multiplier * l1)), l1)
-
-    return Stage(
-        name="laplace",
-        plan=plan,
-        encode=encode,
-        decode=scaled_by(clip),
-        init=stateless,
-        release=release,
-        event=event,
-    )
+    return mechanism("laplace", LAPLACE, clip, noise_multiplier)
 
 
-def gaussian_event(last: WireType, noise_multiplier: float) -> DpEvent:
-    """Return the event of one sum with Gaussian noise, from the last wire type.
+def gaussian_event(stage: str, last: WireType, noise_multiplier: float) -> DpEvent:
+    """Return the event of one vector with Gaussian noise, from the last wire type.
 
     Raises:
         PipelineError: When a stage behind the noise has lost the bound.
     """
-    l2 = bound_of("gaussian", last, last.l2)
+    l2 = bound_of(stage, last, last.l2)
     if last.modulus is None:
         return GaussianDpEvent(noise_multiplier)
     assert last.dim is not None, "a vector in Z_m has a size"
     draws = draws_of(noise_multiplier, l2)
     return DiscreteGaussianDpEvent(float(share_sigma(noise_multiplier, l2, draws)), l2, last.dim, draws)
+
+
+def laplace_event(stage: str, last: WireType, noise_multiplier: float) -> DpEvent:
+    """Return the event of one vector with Laplace noise, from the last wire type.
+
+    Raises:
+        PipelineError: When a stage behind the noise has lost the bound.
+    """
+    l1 = bound_of(stage, last, last.l1)
+    if last.modulus is None:
+        return LaplaceDpEvent(noise_multiplier)
+    return DiscreteLaplaceDpEvent(float(math.ceil(noise_multiplier * l1)), l1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """A noise, and the norm that it is measured by."""
+
+    clip: Callable[[Vector, float], object]
+    """Scales rows into the unit ball of the norm, in place."""
+    noise: Callable[..., Vector]
+    event: Callable[[str, WireType, float], DpEvent]
+    l1: float | None
+    """Of a vector within the ball. Its L2 norm is at most 1 in either."""
+
+
+GAUSSIAN = Law(clip=into_ball, noise=gaussian_noise, event=gaussian_event, l1=None)
+LAPLACE = Law(clip=into_diamond, noise=laplace_noise, event=laplace_event, l1=1.0)
+
+
+def mechanism(name: str, law: Law, clip: float, noise_multiplier: float, *, each: bool = False) -> Stage[None]:
+    """Return the stage of a clip with its noise: on the sum, or with ``each`` on what every client sends.
+
+    Raises:
+        ComponentError: When a number is outside its range.
+    """
+    check_clip(name, clip, noise_multiplier)
+
+    def plan(wire: WireType) -> WireType:
+        check_covered(name, wire)
+        return replace(wire, clipped=1.0, l2=1.0, l1=law.l1, noise_multiplier=noise_multiplier, noise_each=each)
+
+    def encode(
+        _wire: WireType, values: Vector, _setting: Vector, memory: Vector, _keys: Sequence[Keys]
+    ) -> tuple[Vector, Vector]:
+        law.clip(values, clip)
+        return values, memory
+
+    def decode(_wire: WireType, total: Vector, state: None, _info: SumInfo) -> tuple[Vector, None]:
+        return total * clip, state
+
+    def release(total: Vector, last: WireType, secret: SecretKey) -> Vector:
+        return law.noise(total, last, secret, noise_multiplier=noise_multiplier)
+
+    def shield(values: Vector, last: WireType, secrets: Sequence[SecretKey]) -> Vector:
+        noised: Vector = np.stack([release(row, last, secret) for row, secret in zip(values, secrets, strict=True)])
+        return noised
+
+    return Stage(
+        name=name,
+        plan=plan,
+        encode=encode,
+        decode=decode,
+        init=stateless,
+        release=None if each else release,
+        shield=shield if each else None,
+        event=lambda last: law.event(name, last, noise_multiplier),
+    )
 
 
 def check_clip(stage: str, clip: float, noise_multiplier: float) -> None:
@@ -211,12 +222,3 @@ def bound_of(stage: str, last: WireType, bound: float | None) -> float:
             advice="A stage behind it has lost the bound on one client's vector: noise has nothing to be measured by.",
         )
     return bound
-
-
-def scaled_by(clip: float) -> Callable[[WireType, Vector, None, SumInfo], tuple[Vector, None]]:
-    """Return a decode that maps the unit ball back to the units of the parameters."""
-
-    def decode(_wire: WireType, total: Vector, state: None, _info: SumInfo) -> tuple[Vector, None]:
-        return total * clip, state
-
-    return decode

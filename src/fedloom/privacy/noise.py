@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
+from fedloom.core.integer_noise import draws_of, share_sigma
 from fedloom.core.keys import SecretKey
 from fedloom.core.params import Vector
 from fedloom.core.wire import WireType
 from fedloom.entropy.discrete_noise import discrete_gaussian, discrete_laplace
 from fedloom.errors import Error
-from fedloom.pipeline.grid import draws_of, share_sigma
 from fedloom.pipeline.modular import residues
 
 

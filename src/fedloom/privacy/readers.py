@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedloom.core.events import (
-    DpEvent,
-    SelfComposedDpEvent,
-)
-from fedloom.errors import ComponentError
+from fedloom.core.events import DpEvent, SelfComposedDpEvent
 from fedloom.privacy.accountants import price_epsilon
 from fedloom.privacy.guarantee import Adjacency, Guarantee, Method, Unit
-from fedloom.privacy.rewrites import unamplified
 
 MODELS = "reader of the models"
 PARTICIPATION = "holder of participation data"
@@ -46,26 +41,17 @@ def guarantee(
     return Guarantee(epsilon=price.value, delta=delta, unit=unit, adjacency=adjacency, method=price.way, reader=reader)
 
 
-def two_figures(
-    round_event: DpEvent,
-    rounds: int,
-    *,
-    delta: float,
-    unit: Unit,
-    adjacency: Adjacency,
-    most_rounds: int | None = None,
-    method: Method = "best",
-) -> TwoFigures:
-    """Return what equal rounds cost, against either reader.
+def against_models(
+    round_event: DpEvent, rounds: int, *, delta: float, unit: Unit, adjacency: Adjacency, method: Method = "best"
+) -> Guarantee:
+    """Return what equal rounds cost against one who sees models, and nothing else of the run.
 
     Args:
-        round_event: One round, with its sampling.
+        round_event: One round, with the sampling that this reader does not know.
         rounds: How many there are.
-        delta: The same for both figures.
-        unit: Whose data one guarantee hides.
-        adjacency: What differs between two neighbours. A list of participants tells by itself who is a member, so
-            the figure against its holder is one of zero-out where add/remove is stated.
-        most_rounds: How many rounds one unit takes part in at most, where something enforces it; all of them without.
+        delta: Of the figure.
+        unit: Whose data it hides.
+        adjacency: What differs between two neighbours.
         method: See ``Method``.
 
     Raises:
@@ -74,32 +60,45 @@ def two_figures(
 
     Example:
         >>> from fedloom.core.events import GaussianDpEvent, PoissonSampledDpEvent
-        >>> figures = two_figures(
-        ...     PoissonSampledDpEvent(0.01, GaussianDpEvent(4.0)), 100, delta=1e-5, unit="client", adjacency="zero_out"
-        ... )
-        >>> f"{figures.models.epsilon:.3f} {figures.participation.epsilon:.3f}"
-        '0.080 13.207'
+        >>> event = PoissonSampledDpEvent(0.01, GaussianDpEvent(4.0))
+        >>> f"{against_models(event, 100, delta=1e-5, unit='client', adjacency='zero_out').epsilon:.3f}"
+        '0.080'
     """
-    bound = rounds if most_rounds is None else most_rounds
-    if not 0 <= bound <= rounds:
-        raise ComponentError(
-            f"two_figures(rounds={rounds}, most_rounds={most_rounds}): expected 0 <= most_rounds <= rounds"
-        )
-    return TwoFigures(
-        models=guarantee(
-            SelfComposedDpEvent(round_event, rounds),
-            delta=delta,
-            unit=unit,
-            adjacency=adjacency,
-            method=method,
-            reader=MODELS,
-        ),
-        participation=guarantee(
-            SelfComposedDpEvent(unamplified(round_event), bound),
-            delta=delta,
-            unit=unit,
-            adjacency="zero_out" if adjacency == "add_remove" else adjacency,
-            method=method,
-            reader=PARTICIPATION,
-        ),
+    whole = SelfComposedDpEvent(round_event, rounds)
+    return guarantee(whole, delta=delta, unit=unit, adjacency=adjacency, method=method, reader=MODELS)
+
+
+def against_participation(
+    known: DpEvent, rounds: int, *, delta: float, unit: Unit, adjacency: Adjacency, method: Method = "best"
+) -> Guarantee:
+    """Return what equal rounds cost against one who may know who took part in which of them.
+
+    Args:
+        known: One round as this reader sees it: without the sampling that he knows, for a unit that took part.
+        rounds: In how many a unit takes part at most.
+        delta: Of the figure.
+        unit: Whose data it hides.
+        adjacency: What differs between two neighbours. A list of clients tells by itself who is one of them, so for
+            clients the figure is one of zero-out where add/remove is stated.
+        method: See ``Method``.
+
+    Raises:
+        ComponentError: When a number is out of its range.
+        PlanError: When the method cannot price the event; says which can.
+
+    Example:
+        >>> from fedloom.core.events import GaussianDpEvent
+        >>> event = GaussianDpEvent(4.0)
+        >>> f"{against_participation(event, 100, delta=1e-5, unit='client', adjacency='zero_out').epsilon:.3f}"
+        '13.207'
+    """
+    listed = unit == "client" and adjacency == "add_remove"
+    whole = SelfComposedDpEvent(known, rounds)
+    return guarantee(
+        whole,
+        delta=delta,
+        unit=unit,
+        adjacency="zero_out" if listed else adjacency,
+        method=method,
+        reader=PARTICIPATION,
     )
