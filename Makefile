@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment would race
-.PHONY: help demo test test-all test-extras check fmt bench bench-peers bench-growth bench-privacy docs lock clean
+.PHONY: help demo test test-all test-extras check fmt bench bench-peers bench-growth bench-privacy bench-secure docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-18s %s\n' "$$name" "$$text"; done
@@ -34,6 +34,7 @@ check: $(STAMPS)/dev $(STAMPS)/package ## Check style, format, types and the dir
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+	$(BIN)/mypy --strict attacks
 	$(BIN)/lint-imports
 
 fmt: $(STAMPS)/dev ## Format the code and apply the safe fixes
@@ -51,6 +52,9 @@ bench-growth: $(STAMPS)/package ## Measure how rounds grow with cohort, populati
 
 bench-privacy: $(STAMPS)/package ## Measure what privacy costs in accuracy, on MNIST and hospital data
 	$(BIN)/python benchmarks/privacy/utility.py $(ARGS)
+
+bench-secure: $(STAMPS)/package ## Measure what a secure sum costs: seconds and bytes over clients, numbers and drop-outs
+	$(BIN)/python benchmarks/secure/costs.py --output benchmarks/results $(ARGS)
 
 docs: $(STAMPS)/docs $(STAMPS)/package ## Build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -n -W --keep-going -b html -d build/doctrees docs build/docs $(ARGS)

@@ -34,13 +34,14 @@ class DigitClients:
     test_digits: Digits
 
 
-def mnist(folder: Path = MNIST) -> DigitClients:
-    """Return the training images of MNIST, dealt at random, 60 a client; pixels over 255, which is their range."""
+def mnist(folder: Path = MNIST, *, clients: int = CLIENTS) -> DigitClients:
+    """Return the training images of MNIST, dealt at random, as many to each; pixels over 255, which is their range."""
     return _dealt(
         _pixels(folder / "train-images-idx3-ubyte.gz"),
         _labels(folder / "train-labels-idx1-ubyte.gz"),
         _pixels(folder / "t10k-images-idx3-ubyte.gz"),
         _labels(folder / "t10k-labels-idx1-ubyte.gz"),
+        clients=clients,
     )
 
 
@@ -54,14 +55,13 @@ def redrawn(*, clients: int = CLIENTS, test: int = 10_000, seed: int = 0) -> Dig
     pictures, digits = loaded.images[order], loaded.target[order].astype(np.int64)
     rows, held = _redraw(pictures[:1200], digits[:1200], clients * ROWS, generator)
     test_rows, test_digits = _redraw(pictures[1200:], digits[1200:], test, generator)
-    return _dealt(rows, held, test_rows, test_digits)
+    return _dealt(rows, held, test_rows, test_digits, clients=clients)
 
 
-def _dealt(rows: Pictures, digits: Digits, test: Pictures, test_digits: Digits) -> DigitClients:
-    clients = len(rows) // ROWS
+def _dealt(rows: Pictures, digits: Digits, test: Pictures, test_digits: Digits, *, clients: int) -> DigitClients:
     names = np.array([f"client-{index:04d}" for index in range(clients)])
     owner = np.empty(len(rows), np.int64)
-    owner[np.random.default_rng(0).permutation(len(rows))] = np.repeat(np.arange(clients), ROWS)
+    owner[np.random.default_rng(0).permutation(len(rows))] = np.repeat(np.arange(clients), len(rows) // clients)
     data = fedloom.data.arrays(
         rows,
         digits.astype(str),

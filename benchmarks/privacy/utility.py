@@ -199,7 +199,7 @@ def by_round(make: Callable[[float, int], MakeExperiment], points: Sequence[Json
             continue
         cost = price(make(each["target"], 1)(each["noise_multiplier"]))
         rounds = [1, *range(5, cost.rounds + 1, 5)]
-        after = [cost.after(number) for number in rounds]
+        after = [cost.protection.figures(number) for number in rounds]
         yield {
             "target": each["target"],
             "rounds": rounds,

@@ -103,9 +103,12 @@ if TYPE_CHECKING:
     from fedloom.pipeline import mean as mean
     from fedloom.pipeline import plain_sum as plain_sum
     from fedloom.pipeline import rotate as rotate
+    from fedloom.pipeline import rounded as rounded
     from fedloom.privacy import OutputPerturbation as OutputPerturbation
     from fedloom.privacy import PrivacyTarget as PrivacyTarget
     from fedloom.privacy import adaptive_gaussian as adaptive_gaussian
+    from fedloom.privacy import distributed_gaussian as distributed_gaussian
+    from fedloom.privacy import distributed_shared_gaussian as distributed_shared_gaussian
     from fedloom.privacy import gaussian as gaussian
     from fedloom.privacy import laplace as laplace
     from fedloom.privacy import local_gaussian as local_gaussian
@@ -128,6 +131,8 @@ if TYPE_CHECKING:
     from fedloom.runtime.stopping import small_update as small_update
     from fedloom.runtime.stopping import target as target
     from fedloom.runtime.stopping import wall_clock as wall_clock
+    from fedloom.secure import secure_sum as secure_sum
+    from fedloom.secure import shares_sum as shares_sum
 
 _HOME = {
     "StoreError": "errors",
@@ -194,6 +199,8 @@ _HOME = {
     "component": "core.component",
     "cosine": "optim",
     "data": "",
+    "distributed_gaussian": "privacy",
+    "distributed_shared_gaussian": "privacy",
     "divergence": "runtime.stopping",
     "evaluate": "core.algorithm",
     "everyone": "runtime.cohort",
@@ -233,10 +240,13 @@ _HOME = {
     "ray": "engines",
     "ridge": "learners",
     "rotate": "pipeline",
+    "rounded": "pipeline",
     "scaffold": "algorithms",
+    "secure_sum": "secure",
     "sgd": "optim",
     "sklearn_estimator": "learners.sklearn_estimator",
     "shared_gaussian": "privacy",
+    "shares_sum": "secure",
     "small_update": "runtime.stopping",
     "standardise": "analytics",
     "steps": "optim",

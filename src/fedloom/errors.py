@@ -7,10 +7,14 @@ Error:
     ├── PipelineError      stages in an order that cannot work
     ├── PlanError          an experiment whose parts do not fit together
     ├── DataError          rows, columns or labels that cannot be used as they are
+    │   └── NoRows         a file, query or client that has none
     ├── CodecError         bytes that are not the message they claim to be
     ├── StoreError         a run folder or index that cannot be read, written or owned
     ├── BudgetError        a release that the privacy budget of a data set does not cover
     ├── AlgorithmError     the server step of an algorithm raised, or gave numbers that are not finite
+    ├── SumAborted         a client side of a secure sum was asked for what it must not answer: it is over
+    ├── TrustError         a certificate, token, signature, roster or list on which nothing may rest: names the reason
+    ├── TransportError     a peer that cannot be reached, says no, or is not who it should be
     ├── WorkerError        a process of an engine ended, or raised what is no client's failure
     └── RunStopped         a run that could not go on: too few updates, by the policy
 
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 class Error(Exception):
@@ -81,6 +86,10 @@ class DataError(Error):
     """Rows, columns or labels that cannot be used as they are."""
 
 
+class NoRows(DataError):
+    """There is nothing to read: a file without rows, a query that gives none."""
+
+
 class CodecError(Error):
     """Bytes that do not decode into what was expected."""
 
@@ -95,6 +104,48 @@ class BudgetError(Error):
 
 class AlgorithmError(Error):
     """The server step of an algorithm raised, or its result is not finite."""
+
+
+class SumAborted(Error):
+    """A client side of a secure sum was asked for what it must not answer: it has ended, and its secrets are gone."""
+
+
+TrustReason = Literal[
+    "unreadable",  # it is not what it should be, whoever made it
+    "not_yet_valid",
+    "expired",
+    "other_authority",  # a certificate, but under another root
+    "broken_chain",
+    "wrong_usage",  # a server's certificate as a client's, or the reverse
+    "wrong_federation",
+    "wrong_name",
+    "key_mismatch",
+    "no_possession",  # a request that does not show that its sender has the keys
+    "token_unknown",
+    "token_used",
+    "token_expired",
+    "denied",
+    "not_signed",
+    "went_back",  # an older version than one that was seen, or another one of the same number
+    "not_approved",
+    "wrong_sender",
+    "wrong_receiver",
+    "changed_body",
+    "replayed",
+    "wrong_passphrase",
+]
+
+
+class TrustError(Error):
+    """Something on which nothing may rest. ``reason`` is for programs, and stays the same when the words change."""
+
+    def __init__(self, message: str, *, reason: TrustReason) -> None:
+        self.reason: TrustReason = reason
+        super().__init__(message)
+
+
+class TransportError(Error):
+    """A peer cannot be reached, says no, or is not who it should be."""
 
 
 class WorkerError(Error):

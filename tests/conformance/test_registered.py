@@ -156,14 +156,23 @@ STAGES: Mapping[str, list[tuple[dict[str, Any], Vectors | None]]] = {
         ({"clip": 1e6, "noise_multiplier": 1.0}, _clipped_total),
     ],
     "laplace": [({"clip": 0.5, "noise_multiplier": 1.0}, None)],
+    "distributed_gaussian": [({"clip": 0.5, "noise_multiplier": 1.0}, None)],
+    "distributed_shared_gaussian": [({"noise_multiplier": 1.0}, None)],
     "local_gaussian": [({"clip": 0.5, "noise_multiplier": 1.0}, None)],
     "local_laplace": [({"clip": 0.5, "noise_multiplier": 1.0}, None)],
     "adaptive_gaussian": [({"clip": 0.5, "noise_multiplier": 1.0, "bit_noise": 2.0}, None)],
     "rotate": [({}, _clipped_total)],
+    "rounded": [({"most": 1e12}, None), ({"most": 1e12, "modulus_bits": 32}, None)],
     "shared_gaussian": [({"noise_multiplier": 1.0}, None), ({"noise_multiplier": 50.0}, None)],
 }
 
-AGGREGATORS: Mapping[str, list[dict[str, Any]]] = {"plain_sum": [{}]}
+AGGREGATORS: Mapping[str, list[dict[str, Any]]] = {
+    "plain_sum": [{}],
+    "secure_sum": [{"threshold": 3, "colluders": 0, "quorum": 0.1, "protocol": sent} for sent in (False, True)],
+    "shares_sum": [{}, {"servers": 3, "protocol": True}],
+}
+RESIDUES: Mapping[str, int] = {"secure_sum": 3, "shares_sum": 3}
+"""Aggregators that take residues only, and from how many clients on they open a sum."""
 
 
 def _moments(data: ClientDataset) -> Moments:
@@ -355,7 +364,8 @@ def test_a_stage_passes_its_battery(name: str, case: Any) -> None:
 @pytest.mark.parametrize(("name", "case"), cases("fedloom.aggregators", AGGREGATORS))
 def test_an_aggregator_passes_its_battery(name: str, case: Any) -> None:
     arguments = known("fedloom.aggregators", name, case)
-    check_aggregator(lambda: builder("fedloom.aggregators", name)(**arguments))
+    limits = {"least": RESIDUES[name], "modulus": 2**32} if name in RESIDUES else {}
+    check_aggregator(lambda: builder("fedloom.aggregators", name)(**arguments), **limits)
 
 
 @pytest.mark.parametrize(("name", "case"), cases("fedloom.queries", QUERIES))

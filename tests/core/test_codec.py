@@ -125,7 +125,7 @@ def test_an_empty_mapping_in_the_template_takes_any_scalars_and_none_takes_any_s
 
 
 @pytest.mark.parametrize(
-    "value", [b"bytes", {1, 2}, object(), np.array(["a"]), np.array([None]), {"x": 1j}, 2**70, -(2**64)]
+    "value", [bytearray(b"bytes"), {1, 2}, object(), np.array(["a"]), np.array([None]), {"x": 1j}, 2**70, -(2**64)]
 )
 def test_what_does_not_travel_is_refused_when_it_is_encoded(value: Any) -> None:
     with pytest.raises(CodecError):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 import fedloom
 from fedloom import PrivacyTarget, Schedule, chain, local, mean
@@ -195,6 +196,41 @@ def test_a_client_whose_update_cannot_be_used_changes_nothing_that_noise_does_no
     assert [len(record.failures) for record in result.rounds] == [failing] * ROUNDS
     away = replace(asked, algorithm=whole, simulate=fedloom.Simulation(dropout=0.9))
     assert "skipped" in {record.status for record in local().run(away).rounds}
+
+
+@pytest.mark.parametrize("fault", ["raises", "nan", "wrong part"])
+@pytest.mark.parametrize("protocol", [False, True])
+def test_under_shares_of_noise_a_client_that_fails_sends_zero_and_its_share(fault: str, protocol: bool) -> None:
+    """The server is not trusted: a client that is missing would tell it that something about its rows is odd."""
+    whole: Any = private().algorithm
+
+    def client(broadcast: Any, state: Any, context: Any) -> Any:
+        update, kept = yield from whole.client(broadcast, state, context)
+        if not context.client.endswith("3"):
+            return update, kept
+        if fault == "raises":
+            raise ValueError("rows that this program cannot take")
+        if fault == "wrong part":
+            return structs.replace(update, parts={"delta": np.zeros(1)}), kept
+        return structs.replace(update, parts={"delta": np.full_like(update.parts["delta"], np.nan)}), kept
+
+    asked = private(
+        data=fedloom.data.generated(clients=6, rows=20, features=3),
+        algorithm=replace(whole, client=client, spec=None),
+        pipeline=fedloom.chain(
+            fedloom.mean(expected=6),
+            fedloom.distributed_gaussian(clip=0.5, noise_multiplier=8.0),
+            fedloom.fixed_point(),
+            aggregator=fedloom.secure_sum(protocol=protocol, quorum=1.0),
+        ),
+        cohort=fedloom.everyone(),
+        privacy=PrivacyTarget(unit="client", delta=1e-2),
+    )
+    result = local().run(asked)
+    assert [(record.status, len(record.included), record.failures) for record in result.rounds] == [
+        ("closed", 6, ())
+    ] * ROUNDS
+    assert np.isfinite(result.params).all()
 
 
 def test_a_release_at_the_client_is_charged_also_where_asserts_are_left_out(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
         {"[stop]": '[pipeline]\nstages = [\n  { name = "mean" },\n  { name = "klip" },\n]\n[stop]'},
         [
             '19: pipeline.stages.1.name: fedloom.stages has no "klip"; did you mean "clip"?; it has adaptive_gaussian, '
-            "clip, fixed_point, gaussian, laplace, local_gaussian, local_laplace, mean, rotate, shared_gaussian"
+            "clip, distributed_gaussian, distributed_shared_gaussian, fixed_point, gaussian, laplace, local_gaussian, "
+            "local_laplace, mean, rotate, rounded, shared_gaussian"
         ],
     ),
     "no component": (

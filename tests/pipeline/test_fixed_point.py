@@ -22,7 +22,7 @@ from fedloom.errors import ComponentError, Error, PipelineError
 from fedloom.pipeline import BoundPipeline, chain, clip, fixed_point, mean, plain_sum, rotate, tree_total
 from fedloom.pipeline.grid import Bounded, finest, fits, for_noise, grid, least_bits, most_square
 from fedloom.pipeline.modular import centred, residues
-from fedloom.testing import check_aggregator
+from fedloom.testing import check_aggregator, sum_round
 
 quick = settings(max_examples=80, derandomize=True, database=None, deadline=None)
 INFO = SumInfo(clients=2, expected_clients=2.0, round=RoundNumber(1))
@@ -403,7 +403,8 @@ def test_blocks_orders_and_partial_sums_give_the_same_bytes(block: int, order: s
     ]
     whole = np.sum([centred(row).astype(np.int64) for row in alone], axis=0)
     cohort = tuple(ClientId(f"c{i:02}") for i in range(count))
-    server = plain_sum().server(cohort, keys[0])
+    about = sum_round(count, bound.sent)
+    server = plain_sum().server(cohort, about, keys[0])
     starts = range(0, count, block)
     for start in starts if order == "forward" else reversed(starts):
         stop = min(start + block, count)
@@ -413,7 +414,8 @@ def test_blocks_orders_and_partial_sums_give_the_same_bytes(block: int, order: s
         part = server.partial()
         for place in range(start, stop):
             assert encoded[place - start].tobytes() == alone[place].tobytes()
-            part.receive(cohort[place], plain_sum().client(cohort[place], encoded[place - start], keys[place]).open())
+            side = plain_sum().client(cohort[place], encoded[place - start], about, keys[place])
+            part.receive(cohort[place], side.open())
         server.absorb(part.export())
     done = server.advance()
     assert isinstance(done, Finish)

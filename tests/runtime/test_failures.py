@@ -394,7 +394,8 @@ def test_a_reply_to_an_earlier_retry_is_late_and_the_client_may_still_answer_the
 def test_a_round_that_stays_short_ends_the_run_as_failed() -> None:
     plan = planned(counting(POPULATION), policy=RoundPolicy(quorum=2, retries=2))
     run = simulate(plan, DATA, drop=losing((2, 0), (2, 1), (2, 2)))
-    assert run.stopped == Stopped(reason="round 2 was short of updates 3 times", failed=True)
+    why = "1 of 4 clients sent an update; 2 are needed"
+    assert run.stopped == Stopped(reason=f"round 2 was short of updates 3 times: {why}", failed=True)
     assert [(r.round, r.status) for r in run.records] == [(1, "closed"), *[(2, "retried")] * 3]
     assert run.state.server.counts.tolist() == [1, 1, 1, 1], "nothing of the short round was used"
 

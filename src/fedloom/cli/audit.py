@@ -20,7 +20,7 @@ from fedloom.experiment.config import read
 from fedloom.experiment.plan import AnyPlan, build_learner, check_data, prepare_plan, resolve_experiment, train_plan
 from fedloom.experiment.privacy import protection_of
 from fedloom.experiment.spec import Experiment
-from fedloom.privacy.audit_layer import LayerAudit, audit_layer, layer_of
+from fedloom.privacy.audit_layer import MOST_SHARES, LayerAudit, audit_layer, layer_of
 from fedloom.privacy.canary_runs import SUMS
 from fedloom.privacy.guarantee import rounded_up
 from fedloom.runtime.coordinator import noise_secret
@@ -114,6 +114,11 @@ def _notes(found: LayerAudit) -> list[str]:
         f"that holds is rejected with probability {found.false_alarm:.1g} at most; so many releases can reject no "
         f"epsilon above {found.most_epsilon:.2f}.",
     ]
+    if found.shares:
+        notes.append(
+            f"Clients add the noise: each sum has the shares of {found.shares} whom nobody can subtract, the canary's "
+            f"among them. Where a plan counts on more than {MOST_SHARES}, the layer of so many is played."
+        )
     if not found.testable:
         notes.append(
             "So little noise claims so little that nothing these releases could show would reject it: add --releases, "

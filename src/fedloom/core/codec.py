@@ -24,7 +24,7 @@ from fedloom.errors import CodecError
 
 T = TypeVar("T")
 _LENGTH = 4
-_SCALARS = (bool, int, float, str)
+_SCALARS = (bool, int, float, str, bytes)
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BOOL": "bool",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
@@ -54,6 +54,16 @@ def encoded_length(value: object) -> int:
     structure = _structure(value, arrays)
     blob = _blob_length(tuple((array.dtype.str, array.shape) for array in arrays))
     return _LENGTH + len(structure) + blob
+
+
+def bytes_length(count: int) -> int:
+    """Return what ``count`` bytes in the place of None add to an encoded value.
+
+    Example:
+        >>> bytes_length(300) == encoded_length([b"x" * 300]) - encoded_length([None])
+        True
+    """
+    return count + (1 if count < 1 << 8 else 2 if count < 1 << 16 else 4)
 
 
 def decode(data: bytes, like: T) -> T:
@@ -95,7 +105,7 @@ def _structure(value: object, arrays: list[Vector]) -> bytes:
 
 def _tree(value: object, arrays: list[Vector]) -> Any:
     match value:
-        case None | bool() | int() | float() | str():
+        case None | bool() | int() | float() | str() | bytes():
             return value
         case np.ndarray():
             if value.dtype.name not in _DTYPES.values():
@@ -166,7 +176,7 @@ def _build(tree: Any, like: Any, arrays: Iterator[tuple[int, Vector]], path: str
             if tree is not None and not isinstance(tree, _SCALARS):
                 raise CodecError(f"{path} is a {type(tree).__name__}; expected a scalar or nothing")
             return tree
-        case bool() | int() | float() | str() | np.generic():
+        case bool() | int() | float() | str() | bytes() | np.generic():
             return _scalar(tree, like, path)
         case Mapping():
             return _mapping(tree, like, arrays, path)

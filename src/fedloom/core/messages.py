@@ -32,6 +32,8 @@ class RoundOrder(Generic[B]):
     """Public numbers of the round, one per stage."""
     committed: RoundNumber | None = None
     """Last round that this client was included in: commit its pending state if it is of that round, else drop it."""
+    invited: int | None = None
+    """Size of the cohort, where the sum is interactive: clients hold it against their own limits."""
 
 
 class AggregatorMessage(Struct, frozen=True, kw_only=True):
@@ -41,6 +43,17 @@ class AggregatorMessage(Struct, frozen=True, kw_only=True):
     retry: int
     payload: Payload
     scores: Mapping[str, float | None] = {}
+
+
+class AggregatorRequest(Struct, frozen=True, kw_only=True):
+    """A message of an interactive sum from the server to one client."""
+
+    program: Program
+    round: RoundNumber
+    retry: int
+    step: int
+    """The client's message that it asks for: the one that follows the order is 0."""
+    payload: Payload
 
 
 class Refused(Struct, frozen=True, kw_only=True):

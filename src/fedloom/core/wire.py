@@ -47,10 +47,17 @@ class WireType:
     """The parts have been multiplied by the weight."""
     most_clients: int | None = None
     """Clients that a round invites at most: a sum in Z_m must hold them all; None: not known."""
+    fewest_clients: int | None = None
+    """Clients that a round invites at least, when none is away; None: not known."""
+    honest: int | None = None
+    """Contributions of clients that are trusted in every sum that the aggregator opens, at least: what shares of noise
+    are measured by. None: single contributions are read."""
     noise_multiplier: float | None = None
     """Noise that a stage before this one will put on the sum, over the bound of one client; None: no noise."""
     noise_each: bool = False
     """That noise is put on each client's own vector, not on the sum."""
+    noise_shares: int | None = None
+    """Clients whose shares make up that noise: each adds one to its own vector; None: it is not added in shares."""
     record: float | None = None
     """Bound on what one row of a client changes in the norm of its parts; None: not known. A stage that passes it on
     brings no two vectors further apart."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedloom.data.sheet import Sheet, Wanted, categories_of, checked, no_number, number_of, stacked
 from fedloom.data.source_file import content_of
-from fedloom.errors import DataError
+from fedloom.errors import DataError, NoRows
 
 
 def read_csv(path: Path, choose: Callable[[Sequence[str], str], Wanted]) -> Sheet:
@@ -43,7 +43,7 @@ def read_csv(path: Path, choose: Callable[[Sequence[str], str], Wanted]) -> Shee
         cells.extend(_row(path, line, record, places, names))
         lines.append(line)
     if not lines:
-        raise DataError(f"{path}: no rows below the header; expected one line for each row")
+        raise NoRows(f"{path}: no rows below the header; expected one line for each row")
     return checked(
         Sheet(
             wanted=wanted,

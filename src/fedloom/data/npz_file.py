@@ -17,7 +17,7 @@ from fedloom.data.pooled import Pooled, nearest
 from fedloom.data.sheet import Roles, Sheet, categories_of, checked, stacked
 from fedloom.data.sheet_dataset import Rules, dataset_of
 from fedloom.data.source_file import check_file, unreadable
-from fedloom.errors import ComponentError, DataError
+from fedloom.errors import ComponentError, DataError, NoRows
 
 COLUMNS = "columns"
 TEXT_COLUMNS = "text_columns"
@@ -162,6 +162,8 @@ def _features(path: Path, arrays: Mapping[str, Vector]) -> Vector:
     if FEATURES not in arrays:
         raise DataError(f"{path}: there is no array 'features'{nearest(FEATURES, sorted(arrays))}")
     features = arrays[FEATURES]
+    if features.ndim == 2 and not len(features):
+        raise NoRows(f"{path}: array 'features' has no rows; expected at least one")
     if features.ndim == 2 and len(features) and not features.shape[1] and TEXTS in arrays:
         return features.astype(np.float64)
     try:

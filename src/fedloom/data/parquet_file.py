@@ -17,7 +17,7 @@ from fedloom.data.pooled import Pooled
 from fedloom.data.sheet import Roles, Sheet, categories_of, checked, no_number, stacked
 from fedloom.data.sheet_dataset import Rules, dataset_of
 from fedloom.data.source_file import check_file, unreadable
-from fedloom.errors import DataError, MissingExtra
+from fedloom.errors import DataError, MissingExtra, NoRows
 
 
 @component("fedloom.datasets")
@@ -84,7 +84,7 @@ def read_parquet(path: Path, roles: Roles) -> Sheet:
             raise DataError(f"{path}: is damaged: {error}") from error
     count = table.num_rows
     if not count:
-        raise DataError(f"{path}: has no rows; expected at least one")
+        raise NoRows(f"{path}: has no rows; expected at least one")
     features = np.empty((count, len(wanted.numbers)))
     for place, name in enumerate(wanted.numbers):
         features[:, place] = _numbers(path, table.column(name), name)

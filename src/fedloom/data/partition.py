@@ -43,6 +43,8 @@ class Partition:
     """Names of the clients in their order, which is that of text; None: numbered ones."""
     change: Callable[[Vector, Sequence[tuple[str, Ints]], Key], Vector] | None = None
     """What becomes of the features, shape ``(n, d)``, given each client's name and rows; a new array. None: nothing."""
+    whole: bool = True
+    """Whether the rows are those of all clients: only then is a class that no row trains known to nobody."""
 
 
 @component("fedloom.partitions")

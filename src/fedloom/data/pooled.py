@@ -185,7 +185,8 @@ def pool(
             f"client {names[int(idle[0])]!r} has {counts[idle[0]].sum()} rows and none of them in fold 'train' "
             f"({idle.size} such clients); expected at least one. Mark one for training, or leave the client out"
         )
-    _refuse_untrained_classes(table, fold)
+    if not isinstance(owners, Partition) or owners.whole:
+        _refuse_untrained_classes(table, fold)
     return replace(_laid_out(table, names, owner=owner, fold=fold, counts=counts), notes=_met_twice(table, owner))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import sqlite3
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from fedloom.data.pooled import Pooled
 from fedloom.data.sheet import Roles, Sheet, categories_of, checked, no_number, number_of, stacked
 from fedloom.data.sheet_dataset import Rules, dataset_of
 from fedloom.data.source_file import check_file
-from fedloom.errors import DataError
+from fedloom.errors import DataError, NoRows
 
 _READING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
 """What a statement may do: SQLite asks for each action before it runs one."""
@@ -28,6 +29,7 @@ _SHOWN = 60
 """Characters of a query that an error shows: enough to tell it from another."""
 
 Cell = None | int | float | str | bytes
+T = TypeVar("T")
 
 
 @component("fedloom.datasets")
@@ -95,6 +97,11 @@ def sqlite(
 
 
 def _read(path: Path, query: str, roles: Roles) -> Sheet:
+    return _asked(path, query, lambda source, cursor: _rows(source, cursor, roles))
+
+
+def _asked(path: Path, query: str, read: Callable[[str, sqlite3.Cursor], T]) -> T:
+    """Return what is read of the answer to a query."""
     words = " ".join(query.split())
     source = f"{path}: query {words if len(words) <= _SHOWN else words[:_SHOWN] + '...'!r}"
     if _SELECT.match(query) is None:
@@ -104,9 +111,18 @@ def _read(path: Path, query: str, roles: Roles) -> Sheet:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as base:
             base.execute("PRAGMA query_only = ON")
             base.set_authorizer(_only_reading)
-            return _rows(source, base.execute(query), roles)
+            return read(source, base.execute(query))
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise DataError(f"{source}: {error}. Expected one SELECT on the tables of the file") from error
+
+
+def names_in_sqlite(path: Path, query: str) -> list[str]:
+    """Return the names of the columns that a query gives, without reading a row.
+
+    Raises:
+        DataError: When the query is no single SELECT, or fails.
+    """
+    return _asked(path, query, lambda _source, cursor: [str(column[0]) for column in cursor.description])
 
 
 def _only_reading(action: int, *_: object) -> int:
@@ -137,7 +153,7 @@ def _rows(source: str, cursor: sqlite3.Cursor, roles: Roles) -> Sheet:
             column.append(_word(where(count), name, record[place]))
         count += 1
     if not count:
-        raise DataError(f"{source}: gave no rows; expected at least one")
+        raise NoRows(f"{source}: gave no rows; expected at least one")
     return checked(
         Sheet(
             wanted=wanted,

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
+from msgspec import structs
 
 from fedloom.core import codec
+from fedloom.core.aggregator import InteractiveAggregator
+from fedloom.core.data import ClientDataset
 from fedloom.core.ids import ClientId
-from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, Failure, Refused, RoundOrder
+from fedloom.core.messages import (
+    AggregatorMessage,
+    AggregatorRequest,
+    ClientMessage,
+    Failed,
+    Failure,
+    Program,
+    Refused,
+    RoundOrder,
+)
+from fedloom.core.wire import WireType
 from fedloom.engines.prepared_data import PreparedData
 from fedloom.engines.secrets import client_secret
 from fedloom.errors import DataError
 from fedloom.experiment.plan import AnyPlan
 from fedloom.runtime.client import ClientNode, stream_block
 from fedloom.runtime.coordinator import Coordinator
+from fedloom.runtime.effects import Send
 from fedloom.runtime.open_round import OpenRound
 from fedloom.runtime.ports import ClientStates
+from fedloom.runtime.sessions import MemorySessions, Sessions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +47,8 @@ class BlockWork:
     states: ClientStates
     debug: bool
     strict: bool
+    sessions: Sessions = field(default_factory=MemorySessions)
+    """Of clients in the middle of an interactive sum."""
 
     def fold(
         self,
@@ -42,6 +59,7 @@ class BlockWork:
     ) -> None:
         """Compute a block and fold its messages into a round, or into a worker's part of it."""
         nodes: list[ClientNode[Any, Any]] = []
+        sessions = self._sessions(plan, orders[clients[0]].program)
         for client in clients:
             try:
                 data = self.data.client(client)
@@ -49,21 +67,54 @@ class BlockWork:
                 phase = orders[client].program
                 to.lose(client, Failure(client=client, phase=phase, kind="refused", detail=str(error)))
                 continue
-            secret = client_secret(plan, client)
-            nodes.append(
-                ClientNode(client=client, plan=plan, data=data, states=self.states, secret=secret, debug=self.debug)
-            )
+            nodes.append(self._node(plan, client, data, sessions))
         asked = [orders[node.client] for node in nodes]
         if self.strict:
             asked = [codec.decode(codec.encode(order), order) for order in asked]
         with np.errstate(over="ignore"):  # a sum that overflows is told by the check on the aggregate
             for place, message in stream_block(nodes, asked):
                 client = nodes[place].client
-                lost = _lost(plan, orders[client], client)
+                lost = lost_at(plan, orders[client], client, step=0)
                 if lost is not None:
                     to.lose(client, lost)
                 else:
-                    to.receive(client, _through_bytes(message) if self.strict else message)
+                    to.receive(
+                        client, _through_bytes(message, plan, orders[client].program) if self.strict else message
+                    )
+
+    def answer(self, plan: AnyPlan, to: Coordinator[Any, Any, Any], send: Send) -> None:
+        """Take a message of an interactive sum to its client, and the answer back."""
+        client, request = send.to, send.request
+        node = self._node(plan, client, self.data.client(client), self._sessions(plan, request.program))
+        if self.strict:
+            request = _request_through_bytes(request, plan)
+        message = node.answer(request)
+        lost = lost_at(plan, request, client, step=request.step)
+        if lost is not None:
+            to.lose(client, lost)
+        else:
+            to.receive(client, _through_bytes(message, plan, request.program) if self.strict else message)
+
+    def close(self, clients: Iterable[ClientId]) -> None:
+        """Let clients forget what they keep of sums: the round is over."""
+        for client in clients:
+            self.sessions.end(client)
+
+    def _sessions(self, plan: AnyPlan, program: Program) -> Sessions | None:
+        return self.sessions if plan.program_of(program)[1].pipeline.aggregator.interactive else None
+
+    def _node(
+        self, plan: AnyPlan, client: ClientId, data: ClientDataset, sessions: Sessions | None
+    ) -> ClientNode[Any, Any]:
+        return ClientNode(
+            client=client,
+            plan=plan,
+            data=data,
+            states=self.states,
+            secret=client_secret(plan, client),
+            sessions=sessions,
+            debug=self.debug,
+        )
 
 
 def blocks_of(clients: Sequence[ClientId], size: int) -> list[Sequence[ClientId]]:
@@ -87,19 +138,51 @@ def even_block(plan: AnyPlan, clients: int, block: int, workers: int) -> int:
     return max(1, -(-clients // (workers * each)))
 
 
-def _lost(plan: AnyPlan, order: RoundOrder[Any], client: ClientId) -> Failure | None:
-    """Return the failure that a simulated world makes of a reply: the client has computed and kept its state."""
-    if plan.world is None or order.program != "train":
+def lost_at(
+    plan: AnyPlan, asked: RoundOrder[Any] | AggregatorRequest, client: ClientId, *, step: int
+) -> Failure | None:
+    """Return the failure that a simulated world makes of a client's message of a step, None where it arrives.
+
+    The client has computed and kept its state. In an interactive sum a lost client is lost at one of the steps up to
+    that which brings its vector: the same clients are in the sum as in one of a single message.
+    """
+    if plan.world is None or asked.program != "train":
         return None
-    return plan.world.failure(plan.round_key(order.round, order.retry), client)
+    key, aggregator = plan.round_key(asked.round, asked.retry), plan.exchange.pipeline.aggregator
+    failure = plan.world.failure(key, client)
+    if failure is None or not aggregator.interactive:
+        return failure
+    steps = 1 + cast("InteractiveAggregator", aggregator).vector_step
+    drawn = int(key.child("simulate", "step", client).random_raw(1)[0]) % steps
+    return failure if step == drawn else None
 
 
-def _through_bytes(message: ClientMessage) -> ClientMessage:
+def _through_bytes(message: ClientMessage, plan: AnyPlan, program: Program) -> ClientMessage:
     """Return a message as it arrives after its way through bytes."""
     likes: list[ClientMessage] = [
         Refused(round=message.round, retry=0, reason=""),
         Failed(round=message.round, retry=0, kind="lost", detail=""),
     ]
-    if isinstance(message, AggregatorMessage):
+    if not isinstance(message, AggregatorMessage):
+        return codec.decode_one_of(codec.encode(message), likes)
+    aggregator, wire = _interactive(plan, program)
+    if aggregator is None:
         likes.append(AggregatorMessage(round=message.round, retry=0, payload=message.payload))
-    return codec.decode_one_of(codec.encode(message), likes)
+        return codec.decode_one_of(codec.encode(message), likes)
+    packed = structs.replace(message, payload=aggregator.pack(message.payload))
+    arrived = codec.decode(codec.encode(packed), structs.replace(packed, payload=b""))
+    return structs.replace(arrived, payload=aggregator.unpack(arrived.payload, wire))
+
+
+def _request_through_bytes(request: AggregatorRequest, plan: AnyPlan) -> AggregatorRequest:
+    aggregator, wire = _interactive(plan, request.program)
+    assert aggregator is not None, "only an interactive sum sends requests"
+    packed = structs.replace(request, payload=aggregator.pack(request.payload))
+    arrived = codec.decode(codec.encode(packed), structs.replace(packed, payload=b""))
+    return structs.replace(arrived, payload=aggregator.unpack(arrived.payload, wire))
+
+
+def _interactive(plan: AnyPlan, program: Program) -> tuple[InteractiveAggregator | None, WireType]:
+    pipeline = plan.program_of(program)[1].pipeline
+    aggregator = pipeline.aggregator
+    return cast("InteractiveAggregator", aggregator) if aggregator.interactive else None, pipeline.sent

@@ -40,12 +40,14 @@ from fedloom.experiment.plan import (
     check_data,
     check_parts,
     evaluation_period,
+    is_interactive,
     prepare_plan,
     train_plan,
 )
 from fedloom.experiment.privacy import PrivacyPrice, price_experiment
 from fedloom.experiment.privacy_record import ELSEWHERE, for_the_public, for_the_record
 from fedloom.experiment.spec import Experiment
+from fedloom.pipeline import Pipeline
 from fedloom.runtime.cohort import Cohort
 from fedloom.runtime.coordinator import initial_state
 from fedloom.runtime.ports import Slot, decode_stored
@@ -88,17 +90,20 @@ class RoundSettings:
         Raises:
             PlanError: When processes are asked for and cannot be had.
         """
+        interactive = is_interactive(experiment)
         if self.hire is not None:
             return self.hire(experiment, data, journal, base)
         if self.workers == 1 or self.pool == "threads" or (self.pool == "auto" and self.debug):
             return self.threads(data, journal), ""
         unnamed = unnamed_parts(experiment, data.dataset)
         said = f"{', '.join(unnamed)} made in Python, which no other process can build"
+        if interactive:
+            said = "a sum of several messages (protocol = true) needs its clients from one message to the next"
         if self.debug:
             said = "debug raises an exception where it happens"
         elif os.name != "posix":
             said = "this system has no pipes to pass on"
-        elif not unnamed:
+        elif not unnamed and not interactive:
             team = Processes(self.workers, experiment, data.dataset, journal.states, base=base, strict=self.strict)
             return team, ""
         if self.pool == "processes":
@@ -229,6 +234,8 @@ class LocalRun:
         if self.experiment.privacy is not None:
             self.notes.append("no figures of the clients' rows: each would be a release of its own")
             return
+        if self._discreet and not self.experiment.compare:
+            self.notes.append("nothing is told of single clients' rows: the sums hide them")
         period = evaluation_period(self.experiment, self.population)
         if self.experiment.evaluate_every is None and period > 1:
             self.notes.append(
@@ -254,7 +261,7 @@ class LocalRun:
             if len(self.population) <= _LISTED:
                 held.append(holding(name, data, self.data.schema))
             seen.update(split for split in SPLITS if data.count(split))
-        if self.experiment.privacy is not None:  # what rows look like is theirs: it is checked, and told to nobody
+        if self._discreet:  # what rows look like is theirs: it is checked, and told to nobody
             return tuple(split for split in SPLITS if split in seen)
         self.notes.extend((*getattr(dataset, "notes", ()), *grouped_notes(warnings, limit=_NOTES)))
         if isinstance(dataset, Pooled):  # rows that are made when they are asked for are told apart by what makes them
@@ -270,6 +277,12 @@ class LocalRun:
         for index in range(min(len(self.population), _LOOKED_AT)):
             name = self.population.id(index)
             check_rows(name, self.data.client(name), self.data.schema)
+
+    @property
+    def _discreet(self) -> bool:
+        """Whether the run is to tell of no single client more than a server would know, though it sees them all."""
+        pipeline: Pipeline = self.experiment.pipeline  # type: ignore[assignment]
+        return self.experiment.privacy is not None or not pipeline.aggregator.shows_messages
 
     @property
     def _preparations(self) -> Sequence[AnyPreparation]:
@@ -332,7 +345,7 @@ class LocalRun:
             notes=tuple(self.notes),
             comparison=self._compare(plan, state, learner),
             raw=self.data.dataset.schema(),
-            holdings=self._held if len(self.population) <= _LISTED and self.price is None else None,
+            holdings=self._held if len(self.population) <= _LISTED and not self._discreet else None,
             privacy=None if self.price is None else for_the_record(self.price, simulated=True),
             preparations=self._preparations,
             learner_spec=self.experiment.learner.spec,  # type: ignore[union-attr]
@@ -342,7 +355,7 @@ class LocalRun:
 
     def _compare(self, plan: AnyPlan, state: RunState[Any], learner: Learner) -> Comparison | None:
         wanted = self.experiment.compare
-        if wanted is None and self.experiment.privacy is not None:
+        if wanted is None and self._discreet:
             return None
         if wanted is None:
             wanted = len(self.population) <= MOST_CLIENTS and learner.capabilities.gradient

@@ -27,7 +27,7 @@ from fedloom.core.data import FederatedDataset, Population
 from fedloom.core.ids import ClientId, RoundNumber
 from fedloom.engines.blocks import even_block
 from fedloom.engines.shared_rows import is_named, shared_bytes, shared_folder, write_rows
-from fedloom.engines.teams import Orders
+from fedloom.engines.teams import OneMessage, Orders
 from fedloom.engines.worker import PLACEHOLDER
 from fedloom.engines.worker_messages import (
     FromWorker,
@@ -62,7 +62,7 @@ def unnamed_parts(experiment: Experiment, data: FederatedDataset) -> tuple[str, 
     return (*missing, *(() if in_memory or is_named(data.spec) else ("data",)))
 
 
-class Processes:
+class Processes(OneMessage):
     """Worker processes of one run. They are started at the first phase and end with the block."""
 
     def __init__(

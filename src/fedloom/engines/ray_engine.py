@@ -22,7 +22,7 @@ from fedloom.engines.result import RunResult
 from fedloom.engines.rounds import OnRound
 from fedloom.engines.teams import Team
 from fedloom.errors import ComponentError, MissingExtra, PlanError
-from fedloom.experiment.plan import resolve_experiment
+from fedloom.experiment.plan import is_interactive, resolve_experiment
 from fedloom.experiment.spec import Experiment
 from fedloom.pipeline import Pipeline
 
@@ -67,6 +67,11 @@ class RayEngine:
             raise PlanError(
                 f"ray(): {', '.join(unnamed)} made in Python, which no worker of a cluster can build. Name every part "
                 "(a component with an entry point), or run the experiment with local()"
+            )
+        if is_interactive(experiment):
+            raise PlanError(
+                "a sum of several messages (protocol = true) runs in fedloom.local: its clients must be there from one "
+                "message to the next. Without it the sum has the same bytes here"
             )
         needs = Needs(workers=self.workers, address=self.address, cpus=self.cpus_per_worker, gpus=self.gpus_per_worker)
         with open_crew(needs) as crew:

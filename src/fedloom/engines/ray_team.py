@@ -27,7 +27,7 @@ from fedloom.engines.ray_dealing import TRIES, Dealing, Lost, Place
 from fedloom.engines.ray_memory import Memory, fitting
 from fedloom.engines.ray_messages import Report, Stretch, encoded
 from fedloom.engines.shared_rows import taken_apart
-from fedloom.engines.teams import Orders
+from fedloom.engines.teams import OneMessage, Orders
 from fedloom.engines.worker import PLACEHOLDER
 from fedloom.engines.worker_messages import Part, Phase, Raised, Setup, Work, round_part
 from fedloom.errors import WorkerError
@@ -123,7 +123,7 @@ class _Round:
         return encoded(stretch)
 
 
-class RayTeam:
+class RayTeam(OneMessage):
     """The workers of one run on a cluster. They are started at the first phase and end with the block."""
 
     def __init__(

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from fedloom.engines.interrupts import uninterrupted
 from fedloom.engines.journal import Journal
 from fedloom.engines.secrets import server_secret
-from fedloom.engines.teams import Team
-from fedloom.errors import PlanError, RunStopped
+from fedloom.engines.teams import Orders, Team
+from fedloom.errors import RunStopped
 from fedloom.experiment.plan import AnyPlan
 from fedloom.runtime.coordinator import Coordinator, Stopped
 from fedloom.runtime.effects import Append, Closed, Effect, Keep, Save, Send
@@ -58,8 +58,9 @@ class Rounds:
             left_over = list(self._do(plan, coordinator.charge()))
             assert not left_over, "a charge is all for the ledger"
             self.team.work(plan, coordinator, opened, block=block)
+            effects = self._converse(plan, coordinator, clock, opened)
             with uninterrupted():
-                closed = self._perform(plan, coordinator, clock)
+                closed = self._perform(plan, coordinator, clock, effects)
             for record in closed:
                 for call in self.on_round:
                     call(record)
@@ -68,19 +69,34 @@ class Rounds:
             raise RunStopped(_why(opened.reason, self.journal.records))
         return coordinator.state
 
-    def _perform(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], clock: Lap) -> list[RoundRecord]:
+    def _converse(
+        self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], clock: Lap, orders: Orders
+    ) -> Sequence[Effect]:
+        """Carry the messages of an interactive sum to and fro; return the first effects of its end."""
+        effects = coordinator.advance(clock.seconds())
+        if not plan.program_of(coordinator.program)[1].pipeline.aggregator.interactive:
+            return effects
+        while sends := [effect for effect in effects if isinstance(effect, Send)]:
+            # Nothing is held for a resume: clients of a simulation end with it.
+            self.team.converse(plan, coordinator, sends)
+            effects = coordinator.advance(clock.seconds())
+        self.team.close(orders)
+        return effects
+
+    def _perform(
+        self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], clock: Lap, effects: Sequence[Effect]
+    ) -> list[RoundRecord]:
         """Perform the effects of a round, commit them together, and write when a write is due."""
         state: RunState[Any] | None = None
         closed: list[RoundRecord] = []
-        while effects := coordinator.advance(clock.seconds()):
+        while effects:
             for effect in self._do(plan, effects):
                 match effect:
                     case Save():
                         state = effect.state
                     case Closed():
                         closed.append(effect.record)
-                    case Send():
-                        raise PlanError("local runs sums of one message; this aggregator needs more")
+            effects = coordinator.advance(clock.seconds())
         self.journal.commit(state, closed)
         if state is not None and state.pending is None and plan.program == "train" and self.journal.params is not None:
             self.journal.params[state.round] = plan.algorithm.params(state.server)

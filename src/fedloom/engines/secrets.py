@@ -15,9 +15,9 @@ SIMULATED = (
 
 def server_secret(plan: AnyPlan) -> SecretKey:
     """Return what the coordinator draws cohorts and noise from; of a run without protection, a key that refuses."""
-    return derived_secret(plan.key.child("server secret")) if plan.private else NO_SECRET
+    return derived_secret(plan.key.child("server secret")) if plan.keeps_secrets else NO_SECRET
 
 
 def client_secret(plan: AnyPlan, client: ClientId) -> SecretKey:
-    """Return what a client draws its rows and its noise from; of a run without protection, a key that refuses."""
-    return derived_secret(plan.key.child("client secret", client)) if plan.private else NO_SECRET
+    """Return what a client draws its rows, noise and masks from; of a run without protection, a key that refuses."""
+    return derived_secret(plan.key.child("client secret", client)) if plan.keeps_secrets else NO_SECRET

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -12,8 +12,10 @@ from fedloom.core.component import Json
 from fedloom.core.ids import ClientId
 from fedloom.core.messages import RoundOrder
 from fedloom.engines.blocks import BlockWork, blocks_of, even_block
+from fedloom.errors import WorkerError
 from fedloom.experiment.plan import AnyPlan
 from fedloom.runtime.coordinator import Coordinator
+from fedloom.runtime.effects import Send
 from fedloom.runtime.open_round import OpenRound
 
 Orders = Mapping[ClientId, RoundOrder[Any]]
@@ -30,6 +32,14 @@ class Team(Protocol):
         """Carry out the orders of a round, ``block`` clients together, and fold the messages into it."""
         ...
 
+    def converse(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], sends: Sequence[Send]) -> None:
+        """Take messages of an interactive sum to their clients, and the answers, or the losses, into the round."""
+        ...
+
+    def close(self, clients: Iterable[ClientId]) -> None:
+        """Let clients forget what they keep of an interactive sum: the round is over."""
+        ...
+
     def __enter__(self) -> Self:
         """Return the team."""
         ...
@@ -39,6 +49,22 @@ class Team(Protocol):
     ) -> None:
         """End what the team has started."""
         ...
+
+
+class OneMessage:
+    """Of teams whose workers keep no client from one message to the next."""
+
+    def converse(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], sends: Sequence[Send]) -> None:
+        """Refuse.
+
+        Raises:
+            WorkerError: Always.
+        """
+        del plan, coordinator
+        raise WorkerError(f"{len(sends)} messages of an interactive sum: its rounds need workers that are threads")
+
+    def close(self, clients: Iterable[ClientId]) -> None:
+        """Do nothing: no client is kept."""
 
 
 class Threads:
@@ -56,6 +82,8 @@ class Threads:
         """Carry out the orders of a round: worker i takes each i-th block and folds it into a part of its own."""
         blocks = blocks_of(tuple(orders), even_block(plan, len(orders), block, self._workers))
         workers = min(self._workers, len(blocks))
+        if plan.program_of(coordinator.program)[1].pipeline.aggregator.interactive:
+            workers = 1  # messages of an interactive sum do not merge
         if workers <= 1:
             for clients in blocks:
                 self._work.fold(plan, coordinator, clients, orders)
@@ -74,6 +102,15 @@ class Threads:
             raise
         for part in parts:
             coordinator.merge(part)
+
+    def converse(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], sends: Sequence[Send]) -> None:
+        """Take messages of an interactive sum to their clients, and the answers, or the losses, into the round."""
+        for send in sends:
+            self._work.answer(plan, coordinator, send)
+
+    def close(self, clients: Iterable[ClientId]) -> None:
+        """Let clients forget what they keep of an interactive sum: the round is over."""
+        self._work.close(clients)
 
     def _blocks(
         self,

@@ -103,7 +103,7 @@ class Worker:
         self._take(plan, mine, message.states)
         _, exchange = plan.program_of(template.program)
         keys = Keys(plan.round_key(template.round, template.retry), NO_SECRET)
-        part = OpenRound(cohort, template, exchange, keys)
+        part = OpenRound(cohort, template, exchange, plan.sum_round(template, invited=len(cohort)), keys)
         for clients in blocks_of(mine, message.block):
             self.work.fold(plan, part, clients, orders)
         changed = {client: encode_stored(stored) for client, stored in self.states.take_changed()}

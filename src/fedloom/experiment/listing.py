@@ -41,11 +41,12 @@ from fedloom.experiment.traffic import (
     heard_of,
     invited_to,
     order_bytes,
-    sum_message,
+    sum_bytes,
     total_bytes,
 )
 from fedloom.runtime.cohort import Cohort
 from fedloom.runtime.exchange import Exchange
+from fedloom.runtime.plan import Evaluation
 from fedloom.runtime.record import RoundRecord
 
 MOST_CLIENTS = 1_000
@@ -206,7 +207,8 @@ _NOTHING: dict[str, Any] = {
 def _private_phase(plan: AnyPlan) -> Phase:
     """Return the training of a private run: cohorts are secret, so bytes are those of as many clients as expected."""
     clients = plan.cohort.expected(len(plan.population))
-    message, order = codec.encoded_length(sum_message(plan.exchange)), order_bytes(plan, "train", ONE)
+    invited = max(1, round(clients))
+    message, order = sum_bytes(plan, "train", invited=invited), order_bytes(plan, "train", ONE, invited=invited)
     rounds = plan.stop.rounds
     assert rounds is not None, "a private run has a bound on its rounds"
     pipeline = plan.exchange.pipeline
@@ -231,12 +233,18 @@ def _private_phase(plan: AnyPlan) -> Phase:
         protection="noise",
         in_clear=shown,
         learns=(
-            f"the {'update' if shown else 'noised update'} of each client that sends one: what {plan.algorithm.name} "
-            "makes of its training rows",
+            f"the {_whose(plan, noised=not shown)}: what {plan.algorithm.name} makes of training rows",
             "who took part in which round",
         ),
-        notes=tuple(getattr(plan.learner, "notes", ())),
+        notes=(*pipeline.aggregator.words(pipeline.sent), *getattr(plan.learner, "notes", ())),
     )
+
+
+def _whose(plan: AnyPlan, *, noised: bool) -> str:
+    """Return what the server gets of updates under privacy, in words."""
+    if plan.exchange.pipeline.aggregator.shows_messages:
+        return f"{'noised update' if noised else 'update'} of each client that sends one"
+    return f"sum of the {'noised ' if plan.leaves_noised else ''}updates of all clients that send one, and none alone"
 
 
 def _train_phases(
@@ -246,42 +254,77 @@ def _train_phases(
     assert evaluation is not None, "training has an evaluation"
     looked = min(len(population), MOST_CLIENTS if len(population) <= MOST_CLIENTS else 1)
     replies = evaluation_messages(plan, dataset, transforms, clients=looked)
-    vector = codec.encoded_length(sum_message(plan.exchange))
-    sent = [codec.encoded_length(reply) for reply in replies]
+    invited = [len(invited_to(plan, "train", plan.cohort, 1)), len(invited_to(plan, "evaluate", evaluation.cohort, 1))]
+    vector = sum_bytes(plan, "train", invited=invited[0])
+    interactive = evaluation.exchange.pipeline.aggregator.interactive
+    figures = sum_bytes(plan, "evaluate", invited=invited[1]) if interactive else None
+    sent = [
+        codec.encoded_length(reply) if figures is None or not isinstance(reply, AggregatorMessage) else figures
+        for reply in replies
+    ]
     trained = [vector if isinstance(reply, AggregatorMessage) else codec.encoded_length(reply) for reply in replies]
     scores = {name: None for reply in replies if isinstance(reply, AggregatorMessage) for name in reply.scores}
     rounds = plan.stop.rounds
     training = list(range(1, rounds + 1)) if rounds is not None else None
     evaluated, certain = (None, True) if training is None else evaluated_rounds(plan, training)
-    weighting = plan.algorithm.weighting
     phase = _phase(
-        plan, "training", "train", plan.cohort, lengths=trained, rounds=training,
-        learns=(
-            f"the update of each client that sends one: what {plan.algorithm.name} makes of its training rows",
-            "its weight, which is its number of training rows" if weighting == "examples" else
-            "nothing of its number of training rows: the weight is 1",
-            *([f"sums behind {_words(plan.exchange.metrics.kinds)} of its training rows"] if plan.exchange.metrics.kinds
-              else []),
-        ),
-    )  # fmt: skip
-    yield replace(phase, exact=phase.exact and certain, notes=tuple(getattr(plan.learner, "notes", ())))
-    model = "each client's own model" if plan.algorithm.personal else "the global model"
-    sums = _words(evaluation.exchange.metrics.kinds)
-    learns = [f"how well {model} fits the rows of each client, by split: sums behind {sums}"]
-    if any(isinstance(kind, int) for kind in evaluation.exchange.metrics.kinds.values()):
-        learns.append("histograms of each client's scores by class, hence how many rows of each class it holds")
-    if scores:
-        learns.append(f"each client's own figures: {_words(scores)}")
-    phase = _phase(
-        plan, "evaluation", "evaluate", evaluation.cohort, lengths=sent, rounds=evaluated, learns=tuple(learns)
+        plan, "training", "train", plan.cohort, lengths=trained, rounds=training, learns=tuple(_learnt(plan))
     )
+    pipeline = plan.exchange.pipeline
+    notes = (*pipeline.aggregator.words(pipeline.sent), *getattr(plan.learner, "notes", ()))
+    yield replace(phase, exact=phase.exact and certain, notes=notes)
+    learns = tuple(_learnt_of_fit(plan, evaluation, scores=_words(scores)))
+    phase = _phase(plan, "evaluation", "evaluate", evaluation.cohort, lengths=sent, rounds=evaluated, learns=learns)
     yield replace(phase, clear=tuple(scores), exact=phase.exact and certain)
+
+
+def _learnt_of_fit(plan: AnyPlan, evaluation: Evaluation, *, scores: str) -> Iterator[str]:
+    """Yield what the server learns from evaluations."""
+    model = "each client's own model" if plan.algorithm.personal else "the global model"
+    kinds = evaluation.exchange.metrics.kinds
+    sums, binned = _words(kinds), any(isinstance(kind, int) for kind in kinds.values())
+    if not evaluation.exchange.pipeline.aggregator.shows_messages:
+        yield f"how well {model} fits the rows of all clients together, by split: totals behind {sums}"
+        if binned:
+            yield "histograms of all clients' scores by class, hence how many rows of each class they hold together"
+        return
+    yield f"how well {model} fits the rows of each client, by split: sums behind {sums}"
+    if binned:
+        yield "histograms of each client's scores by class, hence how many rows of each class it holds"
+    if scores:
+        yield f"each client's own figures: {scores}"
+
+
+def _learnt(plan: AnyPlan) -> Iterator[str]:
+    """Yield what the server learns from the sums of training."""
+    name, weighting, kinds = plan.algorithm.name, plan.algorithm.weighting, plan.exchange.metrics.kinds
+    if not plan.exchange.pipeline.aggregator.shows_messages:
+        yield f"the sum of the updates of all clients that send one, and none alone: what {name} makes of training rows"
+        yield (
+            "the sum of their weights, which are their numbers of training rows, and none alone"
+            if weighting == "examples"
+            else "nothing of numbers of training rows: weights are 1"
+        )
+        if kinds:
+            yield f"totals behind {_words(kinds)} of their training rows"
+        return
+    yield f"the update of each client that sends one: what {name} makes of its training rows"
+    yield (
+        "its weight, which is its number of training rows"
+        if weighting == "examples"
+        else "nothing of its number of training rows: the weight is 1"
+    )
+    if kinds:
+        yield f"sums behind {_words(kinds)} of its training rows"
 
 
 def _query_phase(plan: AnyPlan, title: str, answer: Answer | None) -> Phase:
     """Return a preparation; its later orders depend on earlier answers, so only their records tell the total."""
-    lengths = [codec.encoded_length(sum_message(plan.exchange))] * min(len(plan.population), MOST_CLIENTS)
-    learns = (f"each client's answer to {plan.algorithm.name}: sums over its training rows",)
+    length = sum_bytes(plan, "query", invited=len(plan.population))
+    lengths = [length] * min(len(plan.population), MOST_CLIENTS)
+    shown = plan.exchange.pipeline.aggregator.shows_messages
+    whose = "each client's answer" if shown else "the sum of all clients' answers"
+    learns = (f"{whose} to {plan.algorithm.name}: sums over {'its' if shown else 'their'} training rows",)
     phase = _phase(plan, title, "query", plan.cohort, lengths=lengths, rounds=None, learns=learns)
     if answer is None:
         return phase
@@ -309,8 +352,8 @@ def _phase(
     population = len(plan.population)
     exact = len(lengths) == population
     each = np.array(lengths if exact else [max(lengths)] * population)
-    first = order_bytes(plan, program, ONE)
     invited = invited_to(plan, program, cohort, 1)
+    first = order_bytes(plan, program, ONE, invited=len(invited))
     totals = None if rounds is None else total_bytes(plan, program, cohort, rounds=rounds, each=each)
     pipeline = exchange.pipeline
     return Phase(
@@ -328,7 +371,7 @@ def _phase(
         round_down=first * len(invited),
         total_up=None if totals is None else totals[0],
         total_down=None if totals is None else totals[1],
-        exact=exact and program != "query",
+        exact=exact and program != "query" and not pipeline.aggregator.interactive,
         stages=tuple(stage.name for stage in pipeline.stages),
         aggregator=pipeline.aggregator.name,
         protection=_protection(exchange),

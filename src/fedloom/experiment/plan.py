@@ -25,7 +25,7 @@ from fedloom.errors import DataError, PlanError
 from fedloom.experiment.privacy import check_privacy, protection_of
 from fedloom.experiment.registry import resolve
 from fedloom.experiment.spec import Experiment
-from fedloom.pipeline import Pipeline, total_pipeline
+from fedloom.pipeline import Pipeline, rounded, total_pipeline
 from fedloom.runtime.cohort import Cohort, everyone
 from fedloom.runtime.exchange import exchange
 from fedloom.runtime.plan import (
@@ -101,6 +101,7 @@ def query_plan(
         dtype="float64",
         weight=False,
         most_clients=len(population),
+        fewest_clients=len(population),
     )
     return RunPlan(
         digest=digest,
@@ -128,7 +129,37 @@ def prepare_plan(experiment: Experiment, phase: int, schema: Schema, population:
             "numbers, e.g. min_max(ranges=...) from a documented source, or prepare the rows beforehand"
         )
     key = Key.from_seed(experiment.seed).child("prepare", phase)
-    return query_plan(preparation.query, schema, digest=experiment.digest, phase=phase, key=key, population=population)
+    return query_plan(
+        preparation.query,
+        schema,
+        digest=experiment.digest,
+        phase=phase,
+        key=key,
+        population=population,
+        pipeline=statistics_pipeline(experiment),
+    )
+
+
+def statistics_pipeline(experiment: Experiment) -> Pipeline:
+    """Return what carries metrics and the answers of preparations: a sum as protected as that of the updates.
+
+    Where updates are integers these are too, whatever adds them up: so another aggregator changes no byte.
+    """
+    pipeline: Pipeline = _value(experiment.pipeline)
+    whole = pipeline.bind(_any_size(experiment)).sent.modulus is not None
+    return Pipeline(stages=(rounded(),) if whole else (), aggregator=pipeline.aggregator)
+
+
+def _any_size(experiment: Experiment) -> WireType:
+    """Return the wire type of an update before its size is known."""
+    uniform = _value(experiment.algorithm).weighting == "uniform"
+    return WireType(dim=None, dtype="float64", max_weight=1.0 if uniform else None)
+
+
+def is_interactive(experiment: Experiment) -> bool:
+    """Return whether a sum of an experiment takes more than one message of a client."""
+    pipelines: tuple[Pipeline | None, ...] = (_value(experiment.pipeline), _value(experiment.metrics_pipeline))
+    return any(pipeline is not None and pipeline.aggregator.interactive for pipeline in pipelines)
 
 
 def build_learner(experiment: Experiment, schema: Schema) -> Learner:
@@ -158,8 +189,7 @@ def check_parts(experiment: Experiment, population: Population, splits: tuple[Sp
     if can is not None:
         _check_capabilities(_value(experiment.algorithm), can, population, compare=experiment.compare)
     check_privacy(experiment, population)
-    uniform = _value(experiment.algorithm).weighting == "uniform"
-    _value(experiment.pipeline).bind(WireType(dim=None, dtype="float64", max_weight=1.0 if uniform else None))
+    _value(experiment.pipeline).bind(_any_size(experiment))
     _check_cohort(_value(experiment.cohort), experiment.policy, population)
     _check_cohort(_value(experiment.evaluate_cohort), RoundPolicy(), population)
     _check_stop(_value(experiment.stop), splits)
@@ -198,6 +228,7 @@ def train_plan(experiment: Experiment, learner: Learner, population: Population,
         pipeline,
         dtype=learner.dtype,
         most_clients=cohort.most(len(population)),
+        fewest_clients=cohort.fewest(len(population)),
         silent=private,  # a loss of bare rows would be a release
     )
     protection = protection_of(experiment, algorithm, carried.pipeline, population, parameters=learner.layout.size)
@@ -232,7 +263,7 @@ def _evaluation(
     """Return what is reported of the model on the clients' rows, and how."""
     metrics_pipeline, cohort = _value(experiment.metrics_pipeline), _value(experiment.evaluate_cohort)
     if metrics_pipeline is None:
-        metrics_pipeline = Pipeline(stages=(), aggregator=_value(experiment.pipeline).aggregator)
+        metrics_pipeline = statistics_pipeline(experiment)
     reported = exchange(
         {},
         evaluation_metrics(learner, splits),
@@ -240,6 +271,7 @@ def _evaluation(
         dtype="float64",
         weight=False,
         most_clients=cohort.most(len(population)),
+        fewest_clients=cohort.fewest(len(population)),
     )
     return Evaluation(
         splits=splits,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedloom.core.algorithm import AnyAlgorithm
@@ -25,7 +25,7 @@ from fedloom.core.private_steps import record_event
 from fedloom.errors import PlanError
 from fedloom.experiment.spec import Experiment
 from fedloom.pipeline import BoundPipeline, Pipeline
-from fedloom.privacy.guarantee import Adjacency, Guarantee
+from fedloom.privacy.guarantee import Adjacency, Guarantee, rounded_up
 from fedloom.privacy.leaves import leaves, noises
 from fedloom.privacy.readers import MODELS, TwoFigures, against_models, against_participation, guarantee
 from fedloom.privacy.rewrites import GRID_SIGMA_OF_LIMIT, unamplified
@@ -33,11 +33,34 @@ from fedloom.privacy.target import PrivacyTarget
 from fedloom.runtime.cohort import Cohort
 from fedloom.runtime.plan import RunPlan
 
-SHARED = "shared_gaussian"
-"""The stage whose noise hides single rows of all clients."""
+SHARED = ("shared_gaussian", "distributed_shared_gaussian")
+"""The stages whose noise hides single rows of all clients: added by the server, or by the clients in shares."""
+SHARES = ("distributed_gaussian", "distributed_shared_gaussian")
+"""The stages whose noise clients add in shares."""
 FEW_CLIENTS = 50
 """Below so many, noise that hides a whole client hides the model as well."""
+_SEEN = "the server and participants, against whom shares protect, see who takes part"
 _OTHER_READER = '; or, where no reader knows who took part, promise it to reader = "models"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """Noise that is added in shares, by whoever is in a sum."""
+
+    honest: int
+    """Shares that the promise counts on: of the fewest survivors, less those assumed to collude."""
+    survivors: int
+    """Shares in every sum that is opened, at least."""
+    reached: DpEvent
+    """One round, where nobody colludes."""
+    less: DpEvent | None
+    """One round as a single participant sees it who subtracts its own share, where none is assumed to collude; None
+    where the promise covers it, or nothing would be left."""
+
+    @property
+    def colluders(self) -> int:
+        """Clients that the promise allows to tell the server all they know."""
+        return self.survivors - self.honest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +78,13 @@ class Protection:
     """In words."""
     sampling: str
     """In words."""
+    shares: Shares | None = None
+    """Where clients add the noise in shares."""
+
+    @property
+    def noise_by(self) -> str:
+        """Who adds the noise, in one word: "server", "clients", or "shares", a part by each client."""
+        return "shares" if self.shares is not None else "clients" if self.at_client else "server"
 
     @property
     def counted(self) -> DpEvent:
@@ -73,10 +103,12 @@ class Protection:
 
     def against_participation(self, rounds: int) -> Guarantee:
         """Return what the first rounds cost against one who may know who took part in which of them."""
+        return self.of_event(self.known, rounds)
+
+    def of_event(self, event: DpEvent, rounds: int) -> Guarantee:
+        """Return what the first rounds would cost if each were this event, whoever took part."""
         target = self.target
-        return against_participation(
-            self.known, rounds, delta=target.delta, unit=target.unit, adjacency=target.neighbours
-        )
+        return against_participation(event, rounds, delta=target.delta, unit=target.unit, adjacency=target.neighbours)
 
     def figures(self, rounds: int) -> TwoFigures:
         """Return what the first rounds cost against either."""
@@ -91,6 +123,18 @@ class PrivacyPrice:
     rounds: int
     figures: TwoFigures
     notes: tuple[str, ...]
+
+    @property
+    def reached(self) -> Guarantee | None:
+        """What the run costs at most where clients add the noise in shares and nobody colludes; else None."""
+        shares = self.protection.shares
+        return None if shares is None else self.protection.of_event(shares.reached, self.rounds)
+
+    @property
+    def against_one_participant(self) -> Guarantee | None:
+        """What it costs against one who subtracts its own share, where the promise counts on everybody's; else None."""
+        shares = self.protection.shares
+        return None if shares is None or shares.less is None else self.protection.of_event(shares.less, self.rounds)
 
     @property
     def limit(self) -> Guarantee | None:
@@ -127,6 +171,20 @@ class PrivacyPrice:
                 for each in (self.figures.models, self.figures.participation)
             },
             "notes": list(self.notes),
+            "shares": self._shares_json(),
+        }
+
+    def _shares_json(self) -> dict[str, Json] | None:
+        """Return whose shares the noise is made of; None where it is not added in shares."""
+        shares, reached, one = self.protection.shares, self.reached, self.against_one_participant
+        if shares is None or reached is None:
+            return None
+        return {
+            "survivors": shares.survivors,
+            "colluders": shares.colluders,
+            "honest": shares.honest,
+            "epsilon_without_colluders": reached.epsilon,
+            "epsilon_against_one_participant": None if one is None else one.epsilon,
         }
 
 
@@ -141,7 +199,8 @@ def check_privacy(experiment: Experiment, population: Population) -> None:
     pipeline: Pipeline = experiment.pipeline  # type: ignore[assignment]
     cohort: Cohort = experiment.cohort  # type: ignore[assignment]
     noised = [stage.name for stage in pipeline.stages if stage.release is not None or stage.shield is not None]
-    local = any(stage.shield is not None for stage in pipeline.stages)
+    in_shares = [name for name in noised if name in SHARES]
+    local = any(stage.shield is not None and stage.name not in SHARES for stage in pipeline.stages)
     private = algorithm.local is not None and algorithm.local.private is not None
     if target is None:
         if noised or private:
@@ -166,8 +225,13 @@ def check_privacy(experiment: Experiment, population: Population) -> None:
             'privacy.unit = "client": private steps hide single rows, not a whole client. Promise unit = "record", or '
             "put gaussian(...) into the pipeline"
         )
-    if target.unit == "client" and SHARED in noised:
-        raise PlanError(f'privacy.unit = "client": pipeline.{SHARED} hides single rows. Promise unit = "record"')
+    if target.unit == "client" and (rows := [name for name in noised if name in SHARED]):
+        raise PlanError(f'privacy.unit = "client": pipeline.{rows[0]} hides single rows. Promise unit = "record"')
+    if target.unit == "client" and in_shares and target.neighbours == "add_remove":
+        raise PlanError(
+            f'privacy.adjacency = "add_remove" with pipeline.{in_shares[0]}: a client that is not there adds no share '
+            'of the noise, so two neighbours would differ in their noise too. Promise "zero_out" or "replace_one"'
+        )
     if local and target.neighbours != "replace_one":
         raise PlanError(
             f"pipeline.{noised[0]} protects each update from everybody, so what counts is that it may be any other: "
@@ -237,23 +301,57 @@ def protection_of(
     if target is None:
         return None
     known = pipeline.event() if target.unit == "client" else _of_records(algorithm, pipeline, parameters)
+    shares = _shares(pipeline, known) if target.unit == "client" or _shares_noise(algorithm) else None
     drawn = cohort.event(known, len(population))
-    event = drawn if unamplified(known) == known and _counts(drawn, target.neighbours) else known
+    alone = shares is None and unamplified(known) == known
+    event = drawn if alone and _counts(drawn, target.neighbours) else known
     if drawn == known:
         sampling = "every client in every round"
     else:
         sampling = f"clients by {cohort.name}, drawn from secret entropy"
         if event == known:
-            sampling += f"; not counted, because {_uncounted(known, target.neighbours)}"
+            why = _uncounted(known, target.neighbours) if shares is None else _SEEN
+            sampling += f"; not counted, because {why}"
     return Protection(
         target=target,
         event=event,
         known=known,
         at_client=any(stage.shield is not None for stage in pipeline.stages)
         or (target.unit == "record" and not _shares_noise(algorithm)),
-        mechanism=_mechanism(known),
+        mechanism=_mechanism(known) if shares is None else f"{_mechanism(known)}, in shares by the clients",
         sampling=sampling,
+        shares=shares,
     )
+
+
+def _shares(pipeline: BoundPipeline, known: DpEvent) -> Shares | None:
+    """Return in which shares the noise is added, None where one party adds all of it.
+
+    Args:
+        pipeline: As it is bound to the vector of an update.
+        known: One round, for one who knows who took part.
+    """
+    sent = pipeline.sent
+    if sent.noise_shares is None:
+        return None
+    survivors = pipeline.aggregator.survivors(pipeline.wires[0])
+    assert sent.honest is not None and survivors is not None, "shares were made for sums that hide single messages"
+    return Shares(
+        honest=sent.honest,
+        survivors=survivors,
+        reached=_of_shares(known, sent.honest, survivors),
+        less=_of_shares(known, sent.honest, sent.honest - 1) if survivors == sent.honest > 1 else None,
+    )
+
+
+def _of_shares(event: DpEvent, honest: int, shares: int) -> DpEvent:
+    """Return the event of one round with other shares than those of the trusted."""
+    match event:
+        case PoissonSampledDpEvent(rate, inner):
+            return PoissonSampledDpEvent(rate, _of_shares(inner, honest, shares))
+        case DiscreteGaussianDpEvent():
+            return replace(event, draws=event.draws // honest * shares)
+    raise PlanError(f"{event} is no noise that clients add in shares")
 
 
 def _uncounted(known: DpEvent, adjacency: Adjacency) -> str:
@@ -280,10 +378,11 @@ def _of_records(algorithm: AnyAlgorithm, pipeline: BoundPipeline, parameters: in
     local = algorithm.local
     assert local is not None and local.private is not None, "check_privacy has seen private steps"
     if local.private.shared:
-        if not any(stage.name == SHARED for stage in pipeline.stages):
+        if not any(stage.name in SHARED for stage in pipeline.stages):
             raise PlanError(
-                f'private.noise_multiplier = "shared": no stage adds the noise. Put {SHARED}(noise_multiplier=...) '
-                "behind mean(expected=...), or give every client noise of its own: a number"
+                f'private.noise_multiplier = "shared": no stage adds the noise. Put {SHARED[0]}(noise_multiplier=...) '
+                f"behind mean(expected=...), or under an aggregator that hides single vectors {SHARED[1]}(...); or "
+                "give every client noise of its own: a number"
             )
         rate, event = local.private.rate, pipeline.event()
         return PoissonSampledDpEvent(rate, event) if rate < 1 else event
@@ -325,7 +424,7 @@ def price_of(protection: Protection, *, rounds: int, population: Population) -> 
         protection=protection,
         rounds=rounds,
         figures=figures,
-        notes=tuple(_advice(protection, population)),
+        notes=(*_on_shares(protection, rounds), *_advice(protection, population)),
     )
     judged = figures.models if target.reader == "models" else figures.participation
     if target.epsilon is not None and judged.epsilon > target.epsilon * (1 + 1e-9):
@@ -334,6 +433,34 @@ def price_of(protection: Protection, *, rounds: int, population: Population) -> 
             f"noise, or run fewer rounds{'' if target.reader == 'models' else _OTHER_READER}"
         )
     return price
+
+
+def _on_shares(protection: Protection, rounds: int) -> Iterator[str]:
+    """Yield what each adversary sees of a sum whose noise is added in shares, and what it costs against it."""
+    shares = protection.shares
+    if shares is None:
+        return
+    many, counted = shares.colluders, f"{shares.honest} of them make up what is promised"
+    why = f"because {many} may collude" if many else "and nobody is assumed to collude"
+    yield (
+        f"every sum that is opened has at least {shares.survivors} clients with a share of the noise; {counted}, {why}"
+    )
+    together = f" together with {many} client{'s' if many > 1 else ''}" if many else ""
+    yield (
+        f"the server{together} sees who takes part and each sum with its noise, no single update: epsilon is against "
+        "it, and counts no sampling of clients"
+    )
+    if many:
+        reached = protection.of_event(shares.reached, rounds)
+        yield f"where nobody colludes, epsilon is {rounded_up(reached.epsilon):g} at most"
+    elif shares.less is not None:
+        one = protection.of_event(shares.less, rounds)
+        yield (
+            "a participant can subtract its own share of the noise: against it epsilon is "
+            f"{rounded_up(one.epsilon):g}; assume one colluder, and the promise covers it"
+        )
+    else:
+        yield "a participant can subtract its own share of the noise, and none is left: assume one colluder"
 
 
 def _advice(protection: Protection, population: Population) -> Iterator[str]:

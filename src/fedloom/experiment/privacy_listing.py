@@ -71,11 +71,19 @@ def _lines(price: PrivacyPrice, plan: AnyPlan) -> Iterator[str]:
             f"as if the noise were continuous, which at this grid it nearly is, epsilon {rounded_up(limit.epsilon):g} "
             "against a reader of the models: not proven"
         )
-    yield "a reader of the models knows neither cohorts nor their sizes; whoever does is the other reader"
-    if plan.leaves_noised:
+    if held.shares is None:
+        yield "a reader of the models knows neither cohorts nor their sizes; whoever does is the other reader"
+    if held.shares is not None:
+        yield "a reader of the models sees no more than the server does: the same figures are against both"
+    elif plan.leaves_noised:
         yield "what leaves a client is protected already: the server need not be trusted with it"
     elif plan.exchange.pipeline.aggregator.shows_messages:
         yield "not protected: the server reads each client's update, and adds the noise; it is trusted with both"
+    else:
+        yield (
+            "not protected: the server adds the noise to a sum that it has seen without; it is trusted with the exact "
+            "sum of each round, and with no single update"
+        )
     yield "not released: losses, figures of rows, numbers of rows, evaluations; they would be releases of their own"
     if target.data_set is None:
         yield "the ledger counts nothing: name the data by privacy.data_set, and all runs over them add up"
@@ -99,9 +107,10 @@ def _spent(rounds: int, figures: TwoFigures) -> Spent:
 def _inflation(plan: AnyPlan, known: DpEvent) -> str | None:
     """Return by what share rounding has raised the bound of one client, None on a float wire."""
     pipeline = plan.exchange.pipeline
+    each = plan.leaves_noised and pipeline.sent.noise_shares is None
     before = next((wire for wire in reversed(pipeline.wires) if wire.modulus is None), None)
     sent = pipeline.sent
-    if plan.leaves_noised or before is None or sent.modulus is None:
+    if each or before is None or sent.modulus is None:
         return None
     share = _share(before, sent, known)
     return None if share is None else f"{share:.2%}"

@@ -52,7 +52,7 @@ def _promise(price: PrivacyPrice, figure: Guarantee, *, simulated: bool) -> dict
         "adjacency": figure.adjacency,
         "delta": figure.delta,
         "mechanism": held.mechanism,
-        "noise_by": "clients" if held.at_client else "server",
+        "noise_by": held.noise_by,
         "sampling": held.sampling,
         "rounds": price.rounds,
         "reader": figure.reader,

@@ -183,6 +183,16 @@ def convert(shape: Shape, value: Json, *, base: Path | None = None) -> Any:
     return value
 
 
+def is_path(shape: Shape) -> bool:
+    """Return whether a path, or a list of paths, may stand here.
+
+    Example:
+        >>> is_path(shape_of(Path | None)), is_path(shape_of(list[Path])), is_path(shape_of(str))
+        (True, True, False)
+    """
+    return any(_is_path(member) or any(map(_is_path, get_args(member))) for member in shape.plain)
+
+
 def _shape(hints: dict[str, Any], parameter: inspect.Parameter) -> Shape:
     annotation = hints.get(parameter.name, Any)
     return shape_of(list[annotation] if parameter.kind is parameter.VAR_POSITIONAL else annotation)  # type: ignore[valid-type]

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from fedloom.core import codec
+from fedloom.core.aggregator import InteractiveAggregator
 from fedloom.core.data import ClientDataset, FederatedDataset, Transform
 from fedloom.core.ids import RoundNumber
-from fedloom.core.messages import AggregatorMessage, ClientMessage, Program, RoundOrder
+from fedloom.core.messages import AggregatorMessage, AggregatorRequest, ClientMessage, Program, RoundOrder
 from fedloom.experiment.plan import AnyPlan
 from fedloom.runtime.client import ClientNode, run_block
 from fedloom.runtime.cohort import Cohort
@@ -62,7 +63,7 @@ def total_bytes(
         invited = invited_to(plan, program, cohort, number)
         heard = heard_of(plan, program, number, invited)
         up += int(each[heard].sum()) + len(heard) * (_packed(number) - _packed(1))
-        down += order_bytes(plan, program, RoundNumber(number)) * len(invited)
+        down += order_bytes(plan, program, RoundNumber(number), invited=len(invited)) * len(invited)
         if plan.stateful:
             down += sum(_packed(int(value)) - 1 for value in committed[invited] if value)
             if program == "train":
@@ -86,9 +87,10 @@ def heard_of(plan: AnyPlan, program: Program, number: int, invited: npt.NDArray[
     return invited[[world.failure(key, plan.population.id(index)) is None for index in invited.tolist()]]
 
 
-def order_bytes(plan: AnyPlan, program: Program, number: RoundNumber) -> int:
-    """Return the length of an order to a client that was in no round before."""
+def order_bytes(plan: AnyPlan, program: Program, number: RoundNumber, *, invited: int) -> int:
+    """Return what comes down to a client that was in no round before: the order, and messages of the sum."""
     algorithm, exchange = plan.program_of(program)
+    interactive = exchange.pipeline.aggregator.interactive
     order: RoundOrder[Any] = RoundOrder(
         round=number,
         retry=0,
@@ -96,11 +98,33 @@ def order_bytes(plan: AnyPlan, program: Program, number: RoundNumber) -> int:
         program=program,
         broadcast=algorithm.broadcast(algorithm.init(plan.start)),
         settings=exchange.pipeline.settings(exchange.pipeline.init()),
+        invited=invited if interactive else None,
     )
-    return codec.encoded_length(order)
+    if not interactive:
+        return codec.encoded_length(order)
+    frame = codec.encoded_length(AggregatorRequest(program=program, round=number, retry=0, step=1, payload=None))
+    aggregator, (_, down) = _specimens(plan, exchange, invited)
+    sums = sum(frame + codec.bytes_length(aggregator.length(message)) for message in down)
+    return codec.encoded_length(order) + sums
 
 
-def sum_message(exchange: Exchange) -> AggregatorMessage:
+def sum_bytes(plan: AnyPlan, program: Program, *, invited: int) -> int:
+    """Return what a client sends of the sum of the first round."""
+    _, exchange = plan.program_of(program)
+    if not exchange.pipeline.aggregator.interactive:
+        return codec.encoded_length(_sum_message(exchange))
+    frame = codec.encoded_length(AggregatorMessage(round=ONE, retry=0, payload=None))
+    aggregator, (up, _) = _specimens(plan, exchange, invited)
+    return sum(frame + codec.bytes_length(aggregator.length(message)) for message in up)
+
+
+def _specimens(plan: AnyPlan, exchange: Exchange, invited: int) -> tuple[InteractiveAggregator, Any]:
+    aggregator = cast("InteractiveAggregator", exchange.pipeline.aggregator)
+    cohort = [plan.population.id(index) for index in range(invited)]
+    return aggregator, aggregator.specimens(exchange.pipeline.sent, cohort)
+
+
+def _sum_message(exchange: Exchange) -> AggregatorMessage:
     """Return a message of the first round as long as every client's; its numbers are zero."""
     wire = exchange.pipeline.sent
     return AggregatorMessage(round=ONE, retry=0, payload=np.zeros(wire.dim or 0, wire.dtype))
@@ -111,6 +135,7 @@ def evaluation_messages(
 ) -> list[ClientMessage]:
     """Return what the first clients answer to an evaluation of the start: its length depends on who has a figure."""
     algorithm, exchange = plan.program_of("evaluate")
+    hidden = not exchange.pipeline.aggregator.shows_messages
     order: RoundOrder[Any] = RoundOrder(
         round=ONE,
         retry=0,
@@ -123,6 +148,9 @@ def evaluation_messages(
     for index in range(clients):
         name = plan.population.id(index)
         data = _prepared(dataset.client(name), transforms)
+        if hidden and data.count("train"):  # all are of one length: no figures of a client's own stand beside the sum
+            messages.append(_sum_message(exchange))
+            continue
         node = ClientNode(client=name, plan=plan, data=data, states=MemoryStates())
         messages.extend(run_block([node], [order]))
     return messages

@@ -6,6 +6,7 @@ from fedloom.pipeline.fixed_point import fixed_point
 from fedloom.pipeline.mean import mean
 from fedloom.pipeline.plain_sum import PlainSum, plain_sum
 from fedloom.pipeline.rotate import rotate
+from fedloom.pipeline.rounded import rounded
 from fedloom.pipeline.tree_sum import TreeSum, tree_total
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "mean_pipeline",
     "plain_sum",
     "rotate",
+    "rounded",
     "total_pipeline",
     "tree_total",
 ]

@@ -36,7 +36,7 @@ class Pipeline:
         Raises:
             PipelineError: When a stage cannot work on what the stage before it gives.
         """
-        wires = [wire]
+        wires = [replace(wire, honest=self.aggregator.honest(wire))]
         for stage in self.stages:
             wires.append(stage.plan(wires[-1]))
         memories = [stage.client_init(wire) for stage, wire in zip(self.stages, wires, strict=False)]

@@ -168,6 +168,7 @@ def _grid(wire: WireType, bits: int | None, modulus_bits: int) -> Grid:
         weight=wire.weight,
         noise_multiplier=wire.noise_multiplier,
         noise_each=wire.noise_each,
+        noise_shares=wire.noise_shares,
         l1=None if wire.tail else wire.l1,
     )
     top = grids.finest(given)

@@ -37,6 +37,8 @@ class Bounded:
     noise_multiplier: float | None = None
     noise_each: bool = False
     """Whether every client adds that noise, not the server alone."""
+    noise_shares: int | None = None
+    """How many clients' shares make up that noise, where every client adds a share of it; None: it is not shared."""
     l1: float | None = None
     """On the L1 norm of the parts, where the noise is a Laplace one: its scale then follows from this bound."""
 
@@ -60,7 +62,7 @@ class Grid:
     noise: int
     """Standard deviation, or Laplace scale, of one draw of noise, in steps; 0: no noise."""
     draws: int
-    """Draws of noise added up; 0: no noise."""
+    """Draws of noise that one party adds up: the server, or each client; 0: no noise."""
     full: int
     """How far the sum of all clients, with its noise, can get from zero."""
 
@@ -115,10 +117,11 @@ def grid(given: Bounded, bits: int) -> Grid:
     noise, draws, tail = 0, 0, 0
     if given.noise_multiplier is not None:
         beyond = math.log(2.0 * max(given.dim, 1) / _WRAPS)
-        noises = given.clients if given.noise_each else 1
+        noises = given.clients if given.noise_each or given.noise_shares is not None else 1
         if longest is None:
-            draws = draws_of(given.noise_multiplier, _root(square))
-            noise = share_sigma(given.noise_multiplier, _root(square), draws)
+            multiplier = given.noise_multiplier / math.sqrt(given.noise_shares or 1)
+            draws = draws_of(multiplier, _root(square))
+            noise = share_sigma(multiplier, _root(square), draws)
             tail = math.ceil(noise * math.sqrt(draws * noises) * math.sqrt(2.0 * beyond))
         else:
             draws, noise = 1, math.ceil(given.noise_multiplier * longest)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedloom.core.aggregator import Abort, Continue, Finish, Payload, SumPart
+from fedloom.core.aggregator import Abort, Continue, Finish, Payload, SumPart, SumRound
 from fedloom.core.component import ComponentSpec, component
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import Keys
 from fedloom.core.params import Vector
+from fedloom.core.roster import Identity
 from fedloom.core.wire import WireType
 from fedloom.errors import Error
 from fedloom.pipeline.tree_sum import TreeSum
@@ -118,21 +119,39 @@ class PlainSum:
     name: str = "plain_sum"
     mergeable: bool = True
     shows_messages: bool = True
+    interactive: bool = False
     payloads: tuple[type, ...] = (np.ndarray,)
     spec: ComponentSpec | None = None
+
+    def words(self, wire: WireType) -> tuple[str, ...]:
+        """Return nothing: what a plan says of single messages says it."""
+        del wire
+        return ()
+
+    def honest(self, wire: WireType) -> int | None:
+        """Return None: the server reads every contribution."""
+        del wire
+        return None
+
+    def survivors(self, wire: WireType) -> int | None:
+        """Return None: any number may be in it."""
+        del wire
+        return None
 
     def plan(self, wire: WireType) -> WireType:
         """Accept any wire type."""
         return wire
 
-    def server(self, cohort: Sequence[ClientId], keys: Keys) -> PlainSumServer:
+    def server(self, cohort: Sequence[ClientId], about: SumRound, keys: Keys) -> PlainSumServer:
         """Return the server side of one round."""
-        del keys
+        del about, keys
         return PlainSumServer(cohort)
 
-    def client(self, me: ClientId, value: Vector, keys: Keys) -> PlainSumClient:
+    def client(
+        self, me: ClientId, value: Vector, about: SumRound, keys: Keys, identity: Identity | None = None
+    ) -> PlainSumClient:
         """Return the client side of one round."""
-        del me, keys
+        del me, about, keys, identity
         return PlainSumClient(value)
 
 

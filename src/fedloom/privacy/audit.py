@@ -17,7 +17,7 @@ from fedloom.core.events import DpEvent, SelfComposedDpEvent
 from fedloom.core.params import Vector
 from fedloom.errors import ComponentError, PlanError
 from fedloom.privacy.accountants import delta_of
-from fedloom.privacy.guarantee import check_target
+from fedloom.privacy.guarantee import Method, check_target
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -107,20 +107,22 @@ class Verdict:
     """The largest epsilon rejected at the stated delta. A lower bound: absence of evidence is not privacy."""
 
 
-def claim_of(event: DpEvent, *, sums: int, most_epsilon: float) -> Claim:
+def claim_of(event: DpEvent, *, sums: int, most_epsilon: float, method: Method = "best") -> Claim:
     """Return what an event claims of so many sums, about one who contributes something or zero.
 
     Args:
         event: Of one sum.
         sums: Released together.
         most_epsilon: The curve is taken from 0 to here.
+        method: How the curve is priced. "gaussian_limit", for integer noise on a fine grid, is no promise, but nearer
+            to what the noise is than the proven curve, which leaves room for noise that is too small.
 
     Raises:
-        PlanError: When the event claims nothing at all.
+        PlanError: When the event claims nothing at all, or the method cannot price it.
     """
     whole = SelfComposedDpEvent(event, sums)
     epsilons = tuple(np.linspace(0.0, most_epsilon, _POINTS).tolist())
-    deltas = tuple(delta_of(whole, epsilon=epsilon, adjacency="zero_out") for epsilon in epsilons)
+    deltas = tuple(delta_of(whole, epsilon=epsilon, adjacency="zero_out", method=method) for epsilon in epsilons)
     if min(deltas) >= 1:
         raise PlanError(f"{event} claims nothing that an audit could reject: no stage of the pipeline adds noise")
     return Claim(event=event, sums=sums, epsilons=epsilons, deltas=deltas)

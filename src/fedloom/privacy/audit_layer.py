@@ -14,11 +14,14 @@ from fedloom.pipeline import BoundPipeline, Pipeline
 from fedloom.privacy.accountants import epsilon as epsilon_of
 from fedloom.privacy.audit import LEVEL, Claim, Verdict, claim_of, judge, most_epsilon
 from fedloom.privacy.canary_runs import CANARIES, SUMS, WITHIN, Canary, Layer, noise_path, parameters_of, played
+from fedloom.privacy.guarantee import Method
 
 RELEASES = 5_000
 """With each canary, and without any."""
 PARAMETERS = 4
 """Of the short vector; the last one is the intercept."""
+MOST_SHARES = 4
+"""Shares of noise that are played; where a plan counts on more, the layer of so many is audited, each share larger."""
 FALSE_ALARM = 4 * LEVEL
 """Chance at most that a claim which holds is rejected for one canary."""
 
@@ -44,6 +47,8 @@ class LayerAudit:
     """Claimed of both sums together at ``delta``."""
     releases: int
     """With each canary, and without any."""
+    shares: int
+    """Shares of noise in a sum, where clients add them; 0: the server adds the noise."""
     parameters: int
     most_epsilon: float
     """So many releases cannot reject more, were every one of them told apart."""
@@ -78,6 +83,7 @@ class LayerAudit:
             "most_epsilon": self.most_epsilon,
             "testable": self.testable,
             "releases": self.releases,
+            "shares": self.shares,
             "parameters": self.parameters,
             "false_alarm": self.false_alarm,
             "canaries": [
@@ -96,11 +102,18 @@ class LayerAudit:
 def shortened(pipeline: BoundPipeline, parameters: int = PARAMETERS) -> BoundPipeline:
     """Return a pipeline bound to a vector of a few parameters, everything else as it was.
 
-    Grid, modulus and noise follow from the length, so the claim that is audited is that of the short vector.
+    Grid, modulus and noise follow from the length, so the claim that is audited is that of the short vector. Where
+    clients add noise in shares, it is that of a sum with ``MOST_SHARES`` trusted clients, if it has more.
     """
-    wire = pipeline.wires[0]
     whole = Pipeline(stages=pipeline.stages, aggregator=pipeline.aggregator)
-    return whole.bind(replace(wire, dim=parameters + wire.tail))
+    wire = pipeline.wires[0]
+    short = whole.bind(replace(wire, dim=parameters + wire.tail))
+    if short.sent.noise_shares is None:
+        return short
+    wires = [replace(short.wires[0], honest=min(short.sent.noise_shares, MOST_SHARES))]
+    for stage in short.stages:
+        wires.append(stage.plan(wires[-1]))
+    return replace(short, wires=tuple(wires))
 
 
 def layer_of(
@@ -116,7 +129,8 @@ def layer_of(
     Raises:
         PlanError: When none of its stages adds noise to the sum, or the bound that noise is measured by is not known.
     """
-    noised = [stage for stage in pipeline.stages if stage.release is not None]
+    in_shares = pipeline.sent.noise_shares is not None
+    noised = [stage for stage in pipeline.stages if (stage.shield if in_shares else stage.release) is not None]
     if not noised:
         raise PlanError(
             "the aggregation layer adds no noise, so it makes no claim to audit. Where clients take private steps, "
@@ -130,27 +144,31 @@ def layer_of(
             f"{noised[0].name} does not tell the bound that its noise is measured by: build it by a @component with an "
             "argument `clip`, or audit it from Python by Layer(clip=...)"
         )
+    short = shortened(pipeline)
     return Layer(
-        pipeline=shortened(pipeline),
+        pipeline=short,
         clip=float(known),
         canaries=CANARIES if clip is not None else WITHIN,
         expected_clients=expected_clients,
         secret=secret,
         public=public,
         noise_secret=noise_secret,
+        shares=short.sent.noise_shares or 0,
     )
 
 
-def audit_layer(layer: Layer, *, delta: float, releases: int = RELEASES) -> LayerAudit:
+def audit_layer(layer: Layer, *, delta: float, releases: int = RELEASES, method: Method = "best") -> LayerAudit:
     """Return what all canaries show of a layer's claim.
 
     Args:
         layer: What is audited.
         delta: At which epsilons are told; the verdict is on the whole curve.
         releases: With each canary, and without any.
+        method: How the claim is priced: "best" as it is promised; "gaussian_limit" as the noise really is, where its
+            grid is fine: a missing part of it shows earlier, but what is rejected then need not be the promise.
 
     Raises:
-        PlanError: When the layer claims nothing.
+        PlanError: When the layer claims nothing, or the method cannot price it.
         ComponentError: When delta is none, or the releases are too few.
 
     Guarantee: A layer that keeps its claim is rejected with probability at most ``FALSE_ALARM`` for each canary, 1e-3
@@ -172,13 +190,15 @@ def audit_layer(layer: Layer, *, delta: float, releases: int = RELEASES) -> Laye
         >>> audit_layer(layer, delta=1e-5, releases=200).rejected
         False
     """
-    claim = claim_of_layer(layer, releases=releases)
+    claim = claim_of_layer(layer, releases=releases, method=method)
+    whole = SelfComposedDpEvent(claim.event, SUMS)
     found = tuple(findings(layer, claim, delta=delta, releases=releases))
     return LayerAudit(
         event=claim.event,
         delta=delta,
-        epsilon=epsilon_of(SelfComposedDpEvent(claim.event, SUMS), delta=delta, adjacency="zero_out"),
+        epsilon=epsilon_of(whole, delta=delta, adjacency="zero_out", method=method),
         releases=releases,
+        shares=layer.shares,
         parameters=parameters_of(layer.pipeline),
         most_epsilon=most_epsilon(releases),
         testable=claim.testable(releases),
@@ -186,13 +206,13 @@ def audit_layer(layer: Layer, *, delta: float, releases: int = RELEASES) -> Laye
     )
 
 
-def claim_of_layer(layer: Layer, *, releases: int) -> Claim:
+def claim_of_layer(layer: Layer, *, releases: int, method: Method = "best") -> Claim:
     """Return what a layer claims of both sums, as far as so many releases can reject it.
 
     Raises:
         PlanError: When it claims nothing.
     """
-    return claim_of(layer.pipeline.event(), sums=SUMS, most_epsilon=most_epsilon(releases))
+    return claim_of(layer.pipeline.event(), sums=SUMS, most_epsilon=most_epsilon(releases), method=method)
 
 
 def findings(layer: Layer, claim: Claim, *, delta: float, releases: int) -> Iterator[Finding]:

@@ -27,6 +27,8 @@ Place: TypeAlias = Literal["coordinate", "intercept"]
 SUMS = 2
 """Rounds that a canary is in: noise that is used twice shows only where they are subtracted."""
 _COORDINATE = 1
+_OTHERS = 2
+"""Clients of every sum that send the same in every run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Layer:
         secret: All noise hangs below it. Float noise takes a derived one only.
         public: Rounding and all else that is public hangs below it.
         noise_secret: Where the server takes the noise of a round from, given the secret of a run.
+        shares: Of a noise that clients add in shares: clients of each sum whose shares nobody subtracts, the one that
+            is or is not a canary among them. 0: the server adds it.
     """
 
     pipeline: BoundPipeline
@@ -86,6 +90,7 @@ class Layer:
     secret: SecretKey
     public: Key
     noise_secret: Callable[[SecretKey, int], SecretKey] = noise_path
+    shares: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +113,7 @@ def played(layer: Layer, canary: Canary | None, releases: int) -> tuple[Vector, 
     bound = layer.pipeline
     runs = _Runs(
         states=[bound.init()] * releases,
-        memory=np.tile(bound.start_memory, (releases, 3, 1)),
+        memory=np.tile(bound.start_memory, (releases, _OTHERS + max(layer.shares, 1), 1)),
         public=[layer.public.child(world, run) for run in range(releases)],
         secrets=[layer.secret.child(world, run) for run in range(releases)],
     )
@@ -131,17 +136,22 @@ def played(layer: Layer, canary: Canary | None, releases: int) -> tuple[Vector, 
 
 
 def _updates(layer: Layer, canary: Canary | None, number: int) -> Vector:
-    """Return what the clients of a round would send: one of the bound's norm, one within it, and the canary."""
+    """Return what the clients of a round would send: one of the bound's norm, one within it, and last the canary.
+
+    Where noise comes in shares there are as many more within the bound as it takes, and who is no canary sends zero.
+    """
     wire, parameters = layer.pipeline.wires[0], parameters_of(layer.pipeline)
-    senders = 2 if canary is None else 3
+    senders = _OTHERS + (layer.shares or canary is not None)
     rows = np.zeros((senders, parameters + wire.tail), wire.dtype)
+    rows[:, :parameters] = -layer.clip / 10 / math.sqrt(parameters)
     rows[0, :parameters] = layer.clip / math.sqrt(parameters)
-    rows[1, :parameters] = -layer.clip / 10 / math.sqrt(parameters)
+    if senders > _OTHERS:
+        rows[-1] = 0
     weights = np.ones(senders)
     if canary is not None:
         place = parameters - 1 if canary.place == "intercept" else _COORDINATE
-        rows[2, place] = layer.clip * canary.norm * (1 if number == 1 else -1)
-        weights[2] = max(1.0, canary.norm)
+        rows[-1, place] = layer.clip * canary.norm * (1 if number == 1 else -1)
+        weights[-1] = max(1.0, canary.norm)
     if wire.weight:
         most = math.inf if wire.max_weight is None else wire.max_weight
         rows[:, parameters + wire.metrics :] = wire.split_weight(np.minimum(weights, most))
@@ -151,24 +161,31 @@ def _updates(layer: Layer, canary: Canary | None, number: int) -> Vector:
 def _totals(layer: Layer, values: Vector, runs: _Runs, number: int) -> tuple[Vector, int]:
     """Return the sums of a round, one a run, and how many canaries were refused.
 
-    The other clients draw the same in every run, so that nothing of theirs hides the canary: who claims to protect one
-    client from all others must not count on them.
+    Two other clients draw the same in every run, so that nothing of theirs hides the canary: who claims to protect one
+    client from all others must not count on them. Where the claim counts on the shares of some, these draw afresh.
     """
     bound, memory = layer.pipeline, runs.memory
     others = [Keys(layer.public.child("other", i, number), layer.secret.child("other", i, number)) for i in range(2)]
     totals = np.empty((len(runs.states), bound.sent.dim or 0), bound.sent.dtype)
     refused = 0
     for settings, members in _by_settings(bound, runs.states):
-        rest, memory[members, :2] = bound.encode(values[:2].copy(), settings, memory[members[0], :2], others)
+        rest, memory[members, :_OTHERS] = bound.encode(
+            values[:_OTHERS].copy(), settings, memory[members[0], :_OTHERS], others
+        )
         totals[members] = rest.sum(axis=0, dtype=rest.dtype)
-        if len(values) == 2:
-            continue
-        keys = [Keys(runs.public[run].child(number), runs.secrets[run].child("client", number)) for run in members]
-        repeated = np.repeat(values[2:], len(members), axis=0)
-        sent, memory[members, 2], lost = _encoded(bound, repeated, settings, memory[members, 2], keys)
-        with np.errstate(over="ignore", invalid="ignore"):
-            totals[members] += sent
-        refused += lost
+        for place in range(_OTHERS, len(values)):
+            if place < len(values) - 1:
+                public = layer.public.child("other", place, number)
+                keys = [Keys(public, runs.secrets[run].child("other", place, number)) for run in members]
+            else:
+                keys = [
+                    Keys(runs.public[run].child(number), runs.secrets[run].child("client", number)) for run in members
+                ]
+            repeated = np.repeat(values[place : place + 1], len(members), axis=0)
+            sent, memory[members, place], lost = _encoded(bound, repeated, settings, memory[members, place], keys)
+            with np.errstate(over="ignore", invalid="ignore"):
+                totals[members] += sent
+            refused += lost
     return totals, refused
 
 

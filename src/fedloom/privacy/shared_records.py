@@ -6,6 +6,7 @@ It needs far less noise than every client's own would add up to, and trusts whoe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -57,21 +58,30 @@ def shared_gaussian(noise_multiplier: float) -> Stage[None]:
         >>> out.dtype, stage.event(out).sigma
         ('uint64', 2264.0)
     """
-    check_clip("shared_gaussian", 1.0, noise_multiplier)
+    return noise_on_rows("shared_gaussian", noise_multiplier)
+
+
+def noise_on_rows(name: str, noise_multiplier: float) -> Stage[None]:
+    """Return the stage of a grid for rows with its noise on the sum; see ``shared_gaussian``.
+
+    Raises:
+        ComponentError: When the number is not positive and finite.
+    """
+    check_clip(name, 1.0, noise_multiplier)
 
     def plan(wire: WireType) -> WireType:
-        check_covered("shared_gaussian", wire)
+        check_covered(name, wire)
         if wire.dim is None:  # order is checked before size and bound are known
             return replace(wire, dtype="uint64", modulus=2**64, noise_multiplier=noise_multiplier)
         if wire.record is None:
             raise PipelineError(
-                "shared_gaussian",
+                name,
                 received=wire,
                 advice="Nothing bounds what one row can change: give the schedule private steps with "
                 'noise_multiplier = "shared", and put only mean(expected=...) before this stage.',
             )
         if wire.most_clients is not None and wire.most_clients > _MOST_CLIENTS:
-            raise PipelineError("shared_gaussian", received=wire, advice=f"It sums up to {_MOST_CLIENTS} clients.")
+            raise PipelineError(name, received=wire, advice=f"It sums up to {_MOST_CLIENTS} clients.")
         grid = _grid(wire, noise_multiplier)
         return replace(
             wire,
@@ -101,18 +111,13 @@ def shared_gaussian(noise_multiplier: float) -> Stage[None]:
         return centred(total) * step, state
 
     def release(total: Vector, last: WireType, secret: SecretKey) -> Vector:
-        grid = _grid(last, noise_multiplier)
-        noise = np.zeros(total.size, np.int64)
-        for draw in range(grid.draws):
-            noise += discrete_gaussian(secret.child("draw", draw), grid.sigma**2, total.size)
-        noised: Vector = total + residues(noise, "uint64")
-        return noised
+        return row_noise(total, last, secret=secret, noise_multiplier=noise_multiplier)
 
     def event(last: WireType) -> DpEvent:
-        return _grid(last, noise_multiplier).event
+        return row_event(last, noise_multiplier)
 
     return Stage(
-        name="shared_gaussian",
+        name=name,
         plan=plan,
         encode=encode,
         decode=decode,
@@ -122,6 +127,22 @@ def shared_gaussian(noise_multiplier: float) -> Stage[None]:
     )
 
 
+def row_noise(total: Vector, last: WireType, *, secret: SecretKey, noise_multiplier: float) -> Vector:
+    """Return a vector of the last wire type with its noise; where noise is added in shares, with one of them."""
+    grid = _grid(last, noise_multiplier)
+    noise = np.zeros(total.size, np.int64)
+    for draw in range(grid.draws):
+        noise += discrete_gaussian(secret.child("draw", draw), grid.sigma**2, total.size)
+    noised: Vector = total + residues(noise, "uint64")
+    return noised
+
+
+def row_event(last: WireType, noise_multiplier: float) -> DpEvent:
+    """Return the event of the noise that ``row_noise`` adds once."""
+    return _grid(last, noise_multiplier).event
+
+
 def _grid(wire: WireType, noise_multiplier: float) -> NoiseGrid:
+    """Return the grid whose noise is that of the sum, or of one share of it."""
     assert wire.dim is not None, "an exchange is made when the schema is agreed"
-    return noise_grid(noise_multiplier, wire.dim)
+    return noise_grid(noise_multiplier / math.sqrt(wire.noise_shares or 1), wire.dim)

@@ -31,6 +31,16 @@ _NEIGHBOURS = {
     "add_remove": "add_remove: it is there, or it is not",
     "replace_one": "replace_one: it is replaced by any other",
 }
+_NOISE_BY = {
+    "server": "the server, on the sum",
+    "clients": "each client",
+    "shares": "each client, a share of it",
+}
+_READ_BY_SERVER = {
+    "server": "it adds the noise itself, and is trusted with what it is added to",
+    "clients": "updates that carry noise already; they tell how a client as a whole differs",
+    "shares": "sums that carry their noise already, and who is in them",
+}
 
 
 def privacy_section(stored: Stored) -> Section | None:
@@ -81,7 +91,7 @@ def promise_table(promise: Promise, *more: tuple[str, str]) -> Table:
         ("delta", f"{promise.delta:g}"),
         ("against", f"a {promise.reader}"),
         ("mechanism of a round", promise.mechanism),
-        ("noise is added by", "each client" if promise.noise_by == "clients" else "the server, on the sum"),
+        ("noise is added by", _NOISE_BY.get(promise.noise_by, promise.noise_by)),
         ("sampling", promise.sampling),
         ("rounds", f"at most {counted(promise.rounds, 'round')}, all of them paid for"),
         *more,
@@ -122,9 +132,7 @@ def spent_table(promise: Promise) -> Table:
 def unprotected(promise: Promise, *more: tuple[str, str]) -> Table:
     """Return what the promise leaves out."""
     told = [
-        ("what the server reads", "updates that carry noise already; they tell how a client as a whole differs")
-        if promise.noise_by == "clients"
-        else ("what the server reads", "it adds the noise itself, and is trusted with what it is added to"),
+        ("what the server reads", _READ_BY_SERVER.get(promise.noise_by, promise.noise_by)),
         (
             "one person's several records, or clients",
             "k of them: epsilon is about k times as large, delta more than that",

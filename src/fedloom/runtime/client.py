@@ -8,20 +8,31 @@ the next one: a block of large updates would pass through memory once for every 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from types import GeneratorType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from msgspec import Struct, structs
 
+from fedloom.core.aggregator import AggregatorClient, InteractiveAggregator, InteractiveClient, SumRound
 from fedloom.core.algorithm import Algorithm, AnyAlgorithm, ClientContext, ClientProgram
 from fedloom.core.data import ClientDataset
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import NO_SECRET, Keys, SecretKey
 from fedloom.core.learner import Job, Learner
-from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, FailureKind, Refused, RoundOrder
+from fedloom.core.messages import (
+    AggregatorMessage,
+    AggregatorRequest,
+    ClientMessage,
+    Failed,
+    FailureKind,
+    Refused,
+    RoundOrder,
+)
 from fedloom.core.params import Vector
+from fedloom.core.roster import Identity, Roster
 from fedloom.core.update import Update
 from fedloom.core.wire import WireType
 from fedloom.core.work import (
@@ -35,12 +46,13 @@ from fedloom.core.work import (
     LocalWork,
     QueryResult,
 )
-from fedloom.errors import PlanError
+from fedloom.errors import Error, PlanError
 from fedloom.runtime.blame import blame, place_of
 from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.plan import RunPlan
 from fedloom.runtime.ports import NOTHING_STORED, ClientStates, Slot, StoredState
 from fedloom.runtime.priced_work import check_priced
+from fedloom.runtime.sessions import SessionName, Sessions
 
 B = TypeVar("B")
 C = TypeVar("C")
@@ -57,12 +69,61 @@ class ClientNode(Struct, Generic[B, C], frozen=True, kw_only=True):
     data: ClientDataset
     states: ClientStates
     secret: SecretKey = NO_SECRET
+    sessions: Sessions | None = None
+    """Where client sides of interactive sums are kept; a plan with such a sum needs it."""
+    identity: Identity | None = None
+    """The client's own key, where messages of a sum are signed; None: a simulated one."""
+    roster: Roster | None = None
+    """Whom the client has approved to take part; None: simulated."""
     debug: bool = False
     """Raise a program's exception in place, for work on an algorithm or learner."""
 
     def receive(self, order: RoundOrder[B]) -> ClientMessage:
         """Do what one order asks."""
         return run_block([self], [order])[0]
+
+    def answer(self, request: AggregatorRequest) -> ClientMessage:
+        """Answer a message of an interactive sum that this client has begun.
+
+        What the client has answered before it answers in the same bytes. Where it has lost what it needs, it says so
+        and is out of the round: it never makes a second message for a step.
+        """
+        sessions, name = self.sessions, _session_name(self.plan, request)
+        try:
+            side = None if sessions is None else sessions.find(self.client, name, self._revive(request))
+        except Error as error:
+            return _lost_state(request, error)
+        if sessions is None or side is None:
+            return _lost_state(request)
+        try:
+            payload = side.reply(request.payload)
+        except Error as error:
+            sessions.keep(self.client, name, side)
+            return Refused(round=request.round, retry=request.retry, reason=f"ABORTED: {error}")
+        sessions.keep(self.client, name, side)
+        return AggregatorMessage(round=request.round, retry=request.retry, payload=payload)
+
+    def begun(self, order: RoundOrder[B]) -> ClientMessage | None:
+        """Return the first message of a sum that was begun before for this order; None: there is none.
+
+        What is kept of other rounds ends here: this order says that they are over.
+        """
+        sessions, name = self.sessions, _session_name(self.plan, order)
+        if sessions is None:
+            return None
+        try:
+            if sessions.over(self.client, name):
+                detail = "LOST_STATE: this client has begun this sum or a later one before, and begins none twice"
+                return Failed(round=order.round, retry=order.retry, kind="lost", detail=detail)
+            sessions.end(self.client, but=name)
+            side = sessions.find(self.client, name, self._revive(order))
+        except Error as error:  # nobody knows what was sent: what cannot be read is as good as lost
+            return _lost_state(order, error)
+        return None if side is None else AggregatorMessage(round=order.round, retry=order.retry, payload=side.open())
+
+    def _revive(self, asked: RoundOrder[B] | AggregatorRequest) -> Callable[[bytes], InteractiveClient]:
+        aggregator = cast("InteractiveAggregator", self.plan.program_of(asked.program)[1].pipeline.aggregator)
+        return lambda stored: aggregator.resume(self.client, stored, roster=self.roster, identity=self.identity)
 
 
 class Program(Struct, Generic[C], kw_only=True):
@@ -80,7 +141,10 @@ class Program(Struct, Generic[C], kw_only=True):
 
 
 class Outcome(Struct, Generic[C], frozen=True):
-    """How a program ended: with an update and a state, or with the reason why not."""
+    """How a program ended: with an update and a state, or with the reason why not.
+
+    With an update *and* a reason: the update is zero, in the place of one that cannot be sent.
+    """
 
     update: Update | None = None
     state: C | None = None
@@ -103,7 +167,7 @@ def stream_block(
     started: list[Program[C]] = []
     places: list[int] = []
     for place, (node, order) in enumerate(zip(nodes, orders, strict=True)):
-        program = begin(node, order)
+        program = (None if node.sessions is None else node.begun(order)) or begin(node, order)
         if isinstance(program, Program):
             started.append(program)
             places.append(place)
@@ -176,12 +240,14 @@ def finish(
     sound: list[int] = []
     ended: list[Outcome[C]] = []
     most = _encoded_at_once(programs[0].exchange.wire) if programs else 1
-    for position, outcome in outcomes:
-        program, problem = programs[position], outcome.problem
+    for position, ending in outcomes:
+        outcome, program, problem = ending, programs[position], ending.problem
         if problem is None and outcome.update is not None:
             wrong = program.exchange.check(outcome.update)
             problem = None if wrong is None else _failed(program.order, "invalid", wrong)
-        if problem is not None:
+        if problem is not None and _takes_part_anyway(program):
+            outcome = _nothing(program, problem)
+        elif problem is not None:
             yield position, problem
             continue
         sound.append(position)
@@ -201,6 +267,13 @@ def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> l
     shows = exchange.pipeline.aggregator.shows_messages
     # Where the server reads single messages it refuses what is not finite; where it does not, the client must.
     finite = [True] * len(rows) if shows else [bool(np.isfinite(row).all()) for row in rows]
+    diverged = "the update holds a NaN or an infinity: local training diverged; lower the learning rate"
+    if not all(finite) and _takes_part_anyway(programs[0]):
+        mended = [
+            outcome if sound else _nothing(program, _failed(order, "invalid", diverged))
+            for program, outcome, sound in zip(programs, outcomes, finite, strict=True)
+        ]
+        return _encode(programs, mended)
     keys = [Keys(program.context.key, _round_secret(program, "encode")) for program in programs]
     memory = (
         np.stack([program.memory for program in programs]) if exchange.pipeline.memory else _no_memory(len(programs))
@@ -210,20 +283,87 @@ def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> l
             encoded, renewed = exchange.pipeline.encode(rows, order.settings, memory, keys)
     except Exception as error:
         if len(programs) == 1:
-            return [_failed(order, "invalid", f"the update cannot be encoded: {error}")]
+            told = _told(programs[0], error, shows=shows)
+            problem = _failed(order, "invalid", f"the update cannot be encoded: {told}")
+            if _takes_part_anyway(programs[0]) and outcomes[0].problem is None:
+                return _encode(programs, [_nothing(programs[0], problem)])
+            return [problem]
         # One by one, so that the one to blame is known and the others count.
         return [m for pair in zip(programs, outcomes, strict=True) for m in _encode([pair[0]], [pair[1]])]
     messages: list[ClientMessage] = []
+    aggregator = exchange.pipeline.aggregator
+    about = _about(programs[0])
     for position, (program, update) in enumerate(zip(programs, updates, strict=True)):
         if not finite[position]:
-            detail = "the update holds a NaN or an infinity: local training diverged; lower the learning rate"
-            messages.append(_failed(order, "invalid", detail))
+            messages.append(_failed(order, "invalid", diverged))
             continue
-        _keep_pending(program, outcomes[position].state, renewed[position])
-        sender = exchange.pipeline.aggregator.client(program.node.client, encoded[position], keys[position])
-        scores = update.scores if shows and not exchange.silent else {}
-        messages.append(AggregatorMessage(round=order.round, retry=order.retry, payload=sender.open(), scores=scores))
+        if outcomes[position].problem is None:
+            _keep_pending(program, outcomes[position].state, renewed[position])
+        node = program.node
+        sender = aggregator.client(node.client, encoded[position], about, keys[position], node.identity)
+        message = _first_message(program, sender)
+        if isinstance(message, AggregatorMessage) and shows and not exchange.silent:
+            message = structs.replace(message, scores=update.scores)
+        messages.append(message)
     return messages
+
+
+def _told(program: Program[Any], error: Exception, *, shows: bool) -> str:
+    """Return what the server is told of an update that cannot be encoded: no figure of a client that it may not see."""
+    if shows:
+        return str(error)
+    log.warning("client=%s round=%s cannot be encoded: %s", program.node.client, program.order.round, error)
+    return "the reason stays in the client's own log, because it may name a figure of the client's rows"
+
+
+def _lost_state(asked: RoundOrder[Any] | AggregatorRequest, error: Error | None = None) -> Failed:
+    if error is not None:
+        log.error("round=%s: what is kept of a sum cannot be used: %s", asked.round, error)
+    detail = "LOST_STATE: this client keeps nothing of this sum, and makes no second message for it"
+    return Failed(round=asked.round, retry=asked.retry, kind="lost", detail=detail)
+
+
+def _takes_part_anyway(program: Program[Any]) -> bool:
+    """Return whether a client whose update cannot be sent sends zero in its place, under its share of the noise.
+
+    Where clients share the noise, the server is not trusted: that an update cannot be sent may tell of the rows that it
+    was made from, and a client that was not there would be missed by everybody.
+    """
+    return program.order.program == "train" and program.exchange.pipeline.sent.noise_shares is not None
+
+
+def _nothing(program: Program[Any], problem: Refused | Failed) -> Outcome[Any]:
+    reason = problem.reason if isinstance(problem, Refused) else f"{problem.kind}: {problem.detail}"
+    log.warning("client=%s round=%s sends zero: %s", program.node.client, program.order.round, reason)
+    wire = program.exchange.wire
+    parts = {name: np.zeros(layout.size, wire.dtype) for name, layout in program.exchange.parts.items()}
+    return Outcome(Update(parts, 1), None, problem)
+
+
+def _about(program: Program[Any]) -> SumRound:
+    order = program.order
+    about = program.node.plan.sum_round(order, invited=0 if order.invited is None else order.invited)
+    return about if program.node.roster is None else replace(about, roster=program.node.roster)
+
+
+def _first_message(program: Program[Any], sender: AggregatorClient) -> ClientMessage:
+    """Return the first message of a sum; of an interactive one it is kept before it leaves."""
+    node, order = program.node, program.order
+    try:
+        message = AggregatorMessage(round=order.round, retry=order.retry, payload=sender.open())
+    except Error as error:
+        return _refused(order, f"ABORTED: {error}")
+    if program.exchange.pipeline.aggregator.interactive:
+        if node.sessions is None:
+            raise PlanError(
+                "a sum of several messages needs a place for what clients keep of it: ClientNode(sessions=)"
+            )
+        node.sessions.keep(node.client, _session_name(node.plan, order), cast("InteractiveClient", sender))
+    return message
+
+
+def _session_name(plan: RunPlan[Any, Any, Any], asked: RoundOrder[Any] | AggregatorRequest) -> SessionName:
+    return SessionName(phase=plan.phase, program=asked.program, round=asked.round, retry=asked.retry)
 
 
 def _encoded_at_once(wire: WireType) -> int:
@@ -391,7 +531,9 @@ def _report_crash(node: ClientNode[Any, Any], order: RoundOrder[Any], error: Exc
     if node.debug:
         raise error
     log.warning("client=%s round=%s crashed", node.client, order.round, exc_info=error)
-    return _failed(order, "crashed", f"{type(error).__name__}: {error}", blame(error))
+    pipeline = node.plan.program_of(order.program)[1].pipeline
+    said = str(error) if pipeline.aggregator.shows_messages else "the message stays in the client's own log"
+    return _failed(order, "crashed", f"{type(error).__name__}: {said}", blame(error))
 
 
 def _refused(order: RoundOrder[Any], reason: str) -> Refused:

@@ -40,6 +40,8 @@ class Cohort:
     """Clients that the population must have."""
     most: Callable[[int], int] = lambda population: population
     """Largest size for a population: a sum in Z_m has room for so many."""
+    fewest: Callable[[int], int] = lambda _population: 0
+    """Smallest size for a population of which nobody is away."""
     event: Callable[[DpEvent, int], DpEvent] = lambda event, _population: event
     """The privacy event of a round, given that of its sum and the number of clients in the population.
 
@@ -63,7 +65,7 @@ def everyone() -> Cohort:
         present = np.arange(len(population))
         return present if away is None else np.delete(present, away)
 
-    return Cohort(name="all", draw=draw, expected=float)
+    return Cohort(name="all", draw=draw, expected=float, fewest=int)
 
 
 @component("fedloom.cohorts")
@@ -91,6 +93,7 @@ def uniform(size: int) -> Cohort:
         expected=lambda population: float(min(size, population)),
         least=size,
         most=lambda population: min(size, population),
+        fewest=lambda population: min(size, population),
         event=lambda event, population: SampledWithoutReplacementDpEvent(population, min(size, population), event),
     )
 
@@ -142,6 +145,7 @@ def by_size(size: int) -> Cohort:
         expected=lambda population: float(min(size, population)),
         least=size,
         most=lambda population: min(size, population),
+        fewest=lambda population: min(size, population),
         event=_by_rows,
     )
 

@@ -12,12 +12,12 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from fedloom.core.aggregator import Abort, Continue, Finish
+from fedloom.core.aggregator import Abort, Continue, Finish, InteractiveServer, Payload
 from fedloom.core.events import NonPrivateDpEvent
 from fedloom.core.ids import ClientId, RoundNumber
 from fedloom.core.keys import NO_SECRET, Keys, SecretKey
@@ -27,7 +27,7 @@ from fedloom.core.update import Aggregate
 from fedloom.core.wire import SumInfo
 from fedloom.errors import AlgorithmError, DataError, Error
 from fedloom.runtime.blame import blame
-from fedloom.runtime.effects import Append, Closed, Effect, Keep, Save, Send
+from fedloom.runtime.effects import Append, Closed, Effect, Hold, Keep, Save, Send
 from fedloom.runtime.open_round import OpenRound, RoundPart, bytes_down
 from fedloom.runtime.plan import RunPlan
 from fedloom.runtime.record import Figures, FigureTable, RoundRecord
@@ -99,6 +99,7 @@ class Coordinator(Generic[S, B, C]):
         self._open: OpenRound | None = None
         self._closing: Iterator[Sequence[Effect]] | None = None
         self._seconds = 0.0
+        self._short = ""
 
     @property
     def state(self) -> RunState[S]:
@@ -109,6 +110,17 @@ class Coordinator(Generic[S, B, C]):
     def records(self) -> Sequence[RoundRecord]:
         """The history of this phase."""
         return self._records
+
+    @property
+    def program(self) -> Program:
+        """Of the open round.
+
+        Raises:
+            Error: When no round is open.
+        """
+        if self._open is None:
+            raise Error("no round is open")
+        return self._open.order.program
 
     def open_round(self, away: npt.NDArray[np.int64] | None = None) -> Mapping[ClientId, RoundOrder[Any]] | Stopped:
         """Return one order per invited client, or why there is no next round.
@@ -126,7 +138,8 @@ class Coordinator(Generic[S, B, C]):
             return Stopped(reason=state.stopped)
         if state.retry > plan.policy.retries:
             times = "" if plan.policy.on_short == "stop" else f" {state.retry} times"
-            return Stopped(reason=f"round {state.round + 1} was short of updates{times}", failed=True)
+            why = f": {self._short}" if self._short else ""
+            return Stopped(reason=f"round {state.round + 1} was short of updates{times}{why}", failed=True)
         evaluating = state.pending is not None and plan.evaluation is not None
         program: Program = "evaluate" if evaluating else plan.program
         round_number = RoundNumber(state.round if evaluating else state.round + 1)
@@ -150,12 +163,14 @@ class Coordinator(Generic[S, B, C]):
             program=program,
             broadcast=algorithm.broadcast(state.server),
             settings=exchange.pipeline.settings(state.stages if not evaluating else exchange.pipeline.init()),
+            invited=len(clients) if exchange.pipeline.aggregator.interactive else None,
         )
         orders = {
             client: replace(template, committed=state.included[client]) if client in state.included else template
             for client in clients
         }
-        self._open = OpenRound(clients, template, exchange, Keys(key, self._secret))
+        about = plan.sum_round(template, invited=len(clients))
+        self._open = OpenRound(clients, template, exchange, about, Keys(key, self._secret))
         self._open.bytes_down = bytes_down(template, orders)
         return orders
 
@@ -211,7 +226,7 @@ class Coordinator(Generic[S, B, C]):
         if self._closing is None:
             match self._open.server.advance():
                 case Continue(messages):
-                    return [Send(to, payload) for to, payload in messages]
+                    return self._ask(messages)
                 case Abort(reason):
                     self._closing = self._close_empty(reason)
                 case Finish(total, included):
@@ -222,6 +237,14 @@ class Coordinator(Generic[S, B, C]):
             return ()
         return effects
 
+    def _ask(self, messages: Sequence[tuple[ClientId, Payload]]) -> Sequence[Effect]:
+        """Return the effects of messages that go out in mid-sum: what they rest on is stored first."""
+        if not messages:
+            return ()
+        opened = self._opened
+        requests = opened.ask(messages)
+        return [Hold(cast("InteractiveServer", opened.server)), *(Send(to, request) for to, request in requests)]
+
     def _close(self, total: Vector, included: tuple[ClientId, ...]) -> Iterator[Sequence[Effect]]:
         opened = self._opened
         order = opened.order
@@ -229,7 +252,7 @@ class Coordinator(Generic[S, B, C]):
             yield from self._close_evaluation(total, included)
             return
         needed = self._plan.policy.needed(len(opened.cohort))
-        if self._heard(len(included)) < needed:
+        if self._heard(included) < needed:
             yield from self._close_short(
                 f"{len(included)} of {len(opened.cohort)} clients sent an update; {needed} are needed"
             )
@@ -263,20 +286,22 @@ class Coordinator(Generic[S, B, C]):
         opened = self._opened
         needed = max(1, self._plan.policy.needed(len(opened.cohort)))
         wire = opened.exchange.pipeline.sent
-        if opened.order.program == "train" and self._heard(0) >= needed and wire.dim is not None:
+        noised = opened.order.program == "train" and not self._plan.leaves_noised
+        if noised and self._heard(()) >= needed and wire.dim is not None:
             yield from self._close(np.zeros(wire.dim, wire.dtype), ())
         else:
             yield from self._close_short(reason)
 
-    def _heard(self, included: int) -> int:
+    def _heard(self, included: tuple[ClientId, ...]) -> int:
         """Return how many clients count for the quorum.
 
         In a private run these are also those whose answer cannot be used. Their rows may be why, and a round that is
         skipped for it would tell of them: they add zero, which the noise covers.
         """
         if not self._plan.private:
-            return included
-        return included + sum(failure.kind in _ANSWERED for failure in self._opened.failures.values())
+            return len(included)
+        answered = {client for client, failure in self._opened.failures.items() if failure.kind in _ANSWERED}
+        return len(answered.union(included))
 
     def _charged(self) -> Iterator[Sequence[Effect]]:
         """Yield the event of the sum, unless its parts were charged when they left the clients."""
@@ -318,6 +343,7 @@ class Coordinator(Generic[S, B, C]):
             return
         stop = policy.on_short == "stop" or order.retry >= policy.retries
         log.warning("round=%s retry=%s short: %s", order.round, order.retry, reason)
+        self._short = reason
         self._state = replace(self._state, retry=policy.retries + 1 if stop else order.retry + 1)
         record = self._timed(opened.record("retried", (), {}))
         self._records.append(record)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from fedloom.core.aggregator import Payload
+from fedloom.core.aggregator import InteractiveServer
 from fedloom.core.events import DpEvent
 from fedloom.core.ids import ClientId, RoundNumber
+from fedloom.core.messages import AggregatorRequest
 from fedloom.core.params import Vector
 from fedloom.runtime.record import RoundRecord
 from fedloom.runtime.state import RunState
@@ -41,12 +42,19 @@ class Save(Generic[S]):
     state: RunState[S]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Hold:
+    """Store what the server side of an interactive sum must keep, ``server.stored()``: messages leave after it."""
+
+    server: InteractiveServer
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send an aggregator's message to a client."""
+    """Send a message of an interactive sum to a client."""
 
     to: ClientId
-    payload: Payload
+    request: AggregatorRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +64,4 @@ class Closed:
     record: RoundRecord
 
 
-Effect: TypeAlias = Append | Keep | Save[Any] | Send | Closed
+Effect: TypeAlias = Append | Keep | Save[Any] | Hold | Send | Closed

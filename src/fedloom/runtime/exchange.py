@@ -102,13 +102,15 @@ def exchange(
     weight: bool,
     max_weight: float | None = None,
     most_clients: int | None = None,
+    fewest_clients: int | None = None,
     silent: bool = False,
     record: float | None = None,
 ) -> Exchange:
     """Return the exchange of a program, its pipeline bound to the size and type of its vector.
 
-    ``most_clients`` is how many a round invites at most; a pipeline whose sum could overflow must know it. ``silent``
-    keeps metrics and scores at the client. ``record`` bounds what one row changes in the parts.
+    ``most_clients`` is how many a round invites at most; a pipeline whose sum could overflow must know it, and one that
+    shares noise out ``fewest_clients`` too. ``silent`` keeps metrics and scores at the client. ``record`` bounds what
+    one row changes in the parts.
 
     Raises:
         PipelineError: When a stage cannot work on it.
@@ -124,6 +126,7 @@ def exchange(
         two_words=two_words,
         max_weight=max_weight,
         most_clients=most_clients,
+        fewest_clients=fewest_clients,
         record=record,
     )
     if dim == 0:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
+from msgspec import structs
 
 from fedloom.core import codec
-from fedloom.core.aggregator import Payload, SumPart
+from fedloom.core.aggregator import InteractiveAggregator, MergeableServer, Payload, SumPart, SumRound
 from fedloom.core.calibration import CalibrationBin
 from fedloom.core.ids import ClientId
 from fedloom.core.keys import Keys
-from fedloom.core.messages import AggregatorMessage, ClientMessage, Failed, Failure, Refused, RoundOrder
+from fedloom.core.messages import (
+    AggregatorMessage,
+    AggregatorRequest,
+    ClientMessage,
+    Failed,
+    Failure,
+    Refused,
+    RoundOrder,
+)
 from fedloom.errors import Error
 from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.record import NO_FIGURES, Figures, FigureTable, RoundRecord
@@ -36,16 +45,19 @@ class RoundPart:
 class OpenRound:
     """What one open round has received so far; a worker's part of it is one of these too."""
 
-    def __init__(self, cohort: Sequence[ClientId], order: RoundOrder[Any], exchange: Exchange, keys: Keys) -> None:
+    def __init__(
+        self, cohort: Sequence[ClientId], order: RoundOrder[Any], exchange: Exchange, about: SumRound, keys: Keys
+    ) -> None:
         self.cohort = cohort
         self.order = order
         self.exchange = exchange
-        self.server = exchange.pipeline.aggregator.server(cohort, keys)
+        self.server = exchange.pipeline.aggregator.server(cohort, about, keys)
         self.scores: dict[ClientId, Mapping[str, float | None]] = {}
         self.failures: dict[ClientId, Failure] = {}
         self.bytes_up = 0
         self.bytes_down = 0
         self._waiting = set(cohort)
+        self._step = 0
         self._vector_bytes: dict[tuple[tuple[str, type], ...], int] = {}
 
     def receive(self, sender: ClientId, message: ClientMessage) -> None:
@@ -82,20 +94,33 @@ class OpenRound:
         if client in self._waiting:
             self._fail(client, failure)
 
+    def ask(self, messages: Sequence[tuple[ClientId, Payload]]) -> Sequence[tuple[ClientId, AggregatorRequest]]:
+        """Return messages of an interactive sum as they go out; whoever gets one is waited for again."""
+        aggregator = cast("InteractiveAggregator", self.exchange.pipeline.aggregator)
+        self._step += 1
+        empty = AggregatorRequest(
+            program=self.order.program, round=self.order.round, retry=self.order.retry, step=self._step, payload=None
+        )
+        frame = codec.encoded_length(empty)
+        for client, payload in messages:
+            self.bytes_down += frame + codec.bytes_length(aggregator.length(payload))
+            self._waiting.add(client)
+        return [(client, structs.replace(empty, payload=payload)) for client, payload in messages]
+
     def partial(self) -> OpenRound:
         """Return an empty copy for a worker."""
         if not self.exchange.pipeline.aggregator.mergeable:
             raise Error(f"{self.exchange.pipeline.aggregator.name} is not mergeable: messages go one by one")
         part = OpenRound.__new__(OpenRound)
         part.__dict__.update(self.__dict__)
-        part.server = self.server.partial()
+        part.server = self._mergeable.partial()
         part.scores, part.failures, part._waiting = {}, {}, set(self._waiting)
         part.bytes_up = part.bytes_down = 0
         return part
 
     def merge(self, part: OpenRound) -> None:
         """Take over what a part has received of other clients."""
-        self.server.merge(part.server)
+        self._mergeable.merge(part._mergeable)
         self.scores |= part.scores
         self.failures |= part.failures
         self.bytes_up += part.bytes_up
@@ -103,16 +128,22 @@ class OpenRound:
 
     def export(self) -> RoundPart:
         """Return what a part has received, for another process."""
-        return RoundPart(sum=self.server.export(), scores=self.scores, failures=self.failures, bytes_up=self.bytes_up)
+        return RoundPart(
+            sum=self._mergeable.export(), scores=self.scores, failures=self.failures, bytes_up=self.bytes_up
+        )
 
     def absorb(self, part: RoundPart) -> None:
         """Take over what a part of another process has received."""
-        self.server.absorb(part.sum)
+        self._mergeable.absorb(part.sum)
         self.scores |= part.scores
         self.failures |= part.failures
         self.bytes_up += part.bytes_up
         heard = (*part.sum.sent.tolist(), *part.sum.lost.tolist())
         self._waiting.difference_update([self.cohort[place] for place in heard])
+
+    @property
+    def _mergeable(self) -> MergeableServer:
+        return cast("MergeableServer", self.server)
 
     def record(self, status: Any, included: tuple[ClientId, ...], metrics: Figures) -> RoundRecord:
         """Return the record of this round."""
@@ -156,9 +187,16 @@ class OpenRound:
         if wrong is not None:
             self._fail(sender, Failure(client=sender, phase=self.order.program, kind="invalid", detail=wrong))
             return
+        try:
+            self.server.receive(sender, message.payload)
+        except Error as error:
+            if not self.exchange.pipeline.aggregator.interactive:
+                raise
+            self._fail(sender, Failure(client=sender, phase=self.order.program, kind="invalid", detail=str(error)))
+            return
         self._waiting.discard(sender)
-        self.scores[sender] = message.scores
-        self.server.receive(sender, message.payload)
+        if message.scores:
+            self.scores[sender] = message.scores
 
     def _wrong(self, payload: Payload) -> str | None:
         if not isinstance(payload, np.ndarray):
@@ -185,6 +223,10 @@ class OpenRound:
 
         Vectors of one round differ in nothing that changes it, and scores in which of them have no value.
         """
+        aggregator = self.exchange.pipeline.aggregator
+        if aggregator.interactive and isinstance(message, AggregatorMessage):
+            length = cast("InteractiveAggregator", aggregator).length(message.payload)
+            return codec.encoded_length(structs.replace(message, payload=None)) + codec.bytes_length(length)
         if not isinstance(message, AggregatorMessage) or not isinstance(message.payload, np.ndarray):
             return codec.encoded_length(message)
         form = tuple([(name, type(value)) for name, value in message.scores.items()])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from fedloom.core import codec
+from fedloom.core.aggregator import SumRound
 from fedloom.core.algorithm import (
     Algorithm,
     AnyAlgorithm,
@@ -22,7 +25,7 @@ from fedloom.core.data import Population, Schema, Split
 from fedloom.core.events import DpEvent
 from fedloom.core.keys import Key
 from fedloom.core.learner import Learner
-from fedloom.core.messages import Program
+from fedloom.core.messages import Program, RoundOrder
 from fedloom.core.metrics import NO_METRICS, Metric, MetricSpec
 from fedloom.core.params import Dtype, ParamSpec, Vector
 from fedloom.core.private_steps import record_bound
@@ -92,9 +95,31 @@ class RunPlan(Generic[S, B, C]):
         """Whether what the rounds release is protected and priced."""
         return self.event is not None
 
+    @property
+    def keeps_secrets(self) -> bool:
+        """Whether parties draw what nobody else may know: noise, private batches, keys of an interactive sum."""
+        evaluated = self.evaluation is not None and self.evaluation.exchange.pipeline.aggregator.interactive
+        return self.private or self.exchange.pipeline.aggregator.interactive or evaluated
+
     def round_key(self, round_number: int, retry: int) -> Key:
         """Return the key that all public randomness of a round hangs below."""
         return _round_key(self.key, round_number, retry)
+
+    def sum_round(self, order: RoundOrder[Any], *, invited: int) -> SumRound:
+        """Return what server and clients know of the sum of an order."""
+        _, exchange = self.program_of(order.program)
+        pipeline = exchange.pipeline
+        return SumRound(
+            invited=invited,
+            wire=pipeline.sent,
+            digest=self.digest,
+            phase=self.phase,
+            program=order.program,
+            round=order.round,
+            retry=order.retry,
+            key=self.key,
+            order=digest_of(order) if pipeline.aggregator.interactive else b"",
+        )
 
     def program_of(self, program: Program) -> tuple[AnyAlgorithm, Exchange]:
         """Return the client program that an order names, and what it sends."""
@@ -103,6 +128,11 @@ class RunPlan(Generic[S, B, C]):
         if program == self.program:
             return self.algorithm, self.exchange
         raise PlanError(f"an order for {program!r} came in a phase that runs {self.program!r}")
+
+
+def digest_of(order: RoundOrder[Any]) -> bytes:
+    """Return SHA-256 of what an order says to every client alike: model, settings, round."""
+    return hashlib.sha256(codec.encode(replace(order, committed=None))).digest()
 
 
 @functools.lru_cache(maxsize=8)
@@ -118,6 +148,7 @@ def train_exchange(
     *,
     dtype: Dtype,
     most_clients: int | None = None,
+    fewest_clients: int | None = None,
     silent: bool = False,
 ) -> Exchange:
     """Return the exchange of training: the algorithm's parts, and what it says about weights."""
@@ -130,6 +161,7 @@ def train_exchange(
         weight=True,
         max_weight=1.0 if algorithm.weighting == "uniform" else None,
         most_clients=most_clients,
+        fewest_clients=fewest_clients,
         silent=silent,
         record=_record(algorithm),
     )

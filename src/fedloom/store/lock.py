@@ -49,12 +49,13 @@ class RunLock:
     Args:
         folder: An existing run folder.
         since: The present, for people.
+        what: What the folder is of, for people.
 
     Raises:
         StoreError: When another process, or another part of this one, owns the run.
     """
 
-    def __init__(self, folder: Path, *, since: str) -> None:
+    def __init__(self, folder: Path, *, since: str, what: str = "run") -> None:
         self._folder = folder
         self._released = False
         self._held = _connect(folder / _LOCK, mode="rwc", timeout_s=_PATIENCE_S)
@@ -66,7 +67,7 @@ class RunLock:
         except BaseException as error:
             self._held.close()
             if isinstance(error, sqlite3.Error) and _is_busy(error):
-                raise StoreError(f"run {folder.name} is owned by {_owner(folder)}") from error
+                raise StoreError(f"{what} {folder.name} is owned by {_owner(folder)}") from error
             with explained(folder / _LOCK):
                 raise
 

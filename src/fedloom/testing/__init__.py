@@ -1,6 +1,6 @@
 """Batteries that every component must pass, and small stand-ins to run them with; extra ``fedloom[testing]``."""
 
-from fedloom.testing.aggregator import check_aggregator
+from fedloom.testing.aggregator import check_aggregator, sum_round
 from fedloom.testing.algorithm import check_algorithm, run_program
 from fedloom.testing.fakes import (
     ListDataset,
@@ -36,5 +36,6 @@ __all__ = [
     "run_program",
     "schema_of",
     "simulate",
+    "sum_round",
     "two_quadratics",
 ]

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
-from fedloom.core.aggregator import Abort, Aggregator, AggregatorServer, Continue, Finish
-from fedloom.core.ids import ClientId
-from fedloom.core.keys import NO_SECRET, Key, Keys
+from fedloom.core.aggregator import (
+    Abort,
+    Aggregator,
+    AggregatorClient,
+    AggregatorServer,
+    Continue,
+    Finish,
+    MergeableServer,
+    SumRound,
+)
+from fedloom.core.ids import ClientId, RoundNumber
+from fedloom.core.keys import Key, Keys
 from fedloom.core.params import Vector
 from fedloom.core.wire import WireType
-from fedloom.errors import Error
+from fedloom.entropy import derived_secret
+from fedloom.errors import Error, SumAborted
 
 BuildAggregator: TypeAlias = Callable[[], Aggregator]
 
-_KEYS = Keys(Key.from_seed(0), NO_SECRET)
+_KEYS = Keys(Key.from_seed(0), derived_secret(Key.from_seed(0)))
 _DIM = 4
 
 
@@ -34,7 +45,7 @@ def check_aggregator(build: BuildAggregator, *, clients: int = 5, least: int = 1
     Raises:
         AssertionError: With the law that is broken.
     """
-    wire = WireType(dim=_DIM, dtype="float64" if modulus is None else _words(modulus), modulus=modulus)
+    wire = _wire(modulus, clients=clients)
     aggregator = build()
     assert replace(aggregator.plan(wire), l2=None).dim == _DIM, "a sum has the size of its terms"
     check_every_dropout(aggregator, clients=clients, least=least, modulus=modulus)
@@ -51,14 +62,14 @@ def check_every_dropout(aggregator: Aggregator, *, clients: int, least: int, mod
         values = _integers(size, modulus)
         for answers in itertools.product((False, True), repeat=size):
             present = [client for client, here in zip(cohort, answers, strict=True) if here]
-            outcome = run_sum(aggregator, cohort, values, arrivals=present)
+            outcome = run_sum(aggregator, cohort, values, arrivals=present, modulus=modulus)
             if len(present) < least:
                 assert isinstance(outcome, Abort), f"{len(present)} of {size} answered and a value came out"
                 continue
             assert isinstance(outcome, Finish), f"{len(present)} of {size} answered: {outcome}"
             expected = np.sum([values[client] for client in present], axis=0)
             if modulus is not None:
-                expected = expected % modulus
+                expected = expected.astype(_words(modulus))
             assert np.array_equal(outcome.total, expected), f"{present} of {cohort}: {outcome.total} is not {expected}"
             assert outcome.included == tuple(present), f"included {outcome.included}; {present} answered"
 
@@ -69,7 +80,7 @@ def check_message_order(aggregator: Aggregator, *, clients: int, modulus: int | 
     values = _integers(clients, modulus) if modulus is not None else _floats(clients)
     totals = set()
     for arrivals in itertools.permutations(cohort):
-        outcome = run_sum(aggregator, cohort, values, arrivals=arrivals)
+        outcome = run_sum(aggregator, cohort, values, arrivals=arrivals, modulus=modulus)
         assert isinstance(outcome, Finish)
         totals.add((outcome.total.tobytes(), outcome.included))
     assert len(totals) == 1, f"{len(totals)} different results from the orders of {clients} messages"
@@ -79,15 +90,21 @@ def check_senders(aggregator: Aggregator, *, clients: int, modulus: int | None) 
     """A client that is unknown, has sent before or was lost is an error, whatever else has come in between."""
     cohort = _cohort(clients)
     values = _integers(clients, modulus)
-    messages = {client: aggregator.client(client, values[client], _KEYS).open() for client in cohort}
-    _refuses(aggregator.server(cohort, _KEYS), ClientId("stranger"), messages[cohort[0]], "an unknown sender")
+    about = _about(cohort, modulus)
+    messages = {client: aggregator.client(client, values[client], about, _keys_of(client)).open() for client in cohort}
+    _refuses(
+        aggregator.server(cohort, _about(cohort, modulus), _KEYS),
+        ClientId("stranger"),
+        messages[cohort[0]],
+        "an unknown sender",
+    )
     for earlier in range(1, clients + 1):
         for again in cohort[:earlier]:
-            server = aggregator.server(cohort, _KEYS)
+            server = aggregator.server(cohort, _about(cohort, modulus), _KEYS)
             for client in cohort[:earlier]:
                 server.receive(client, messages[client])
             _refuses(server, again, messages[again], f"a second message of {again} after {earlier} messages")
-    server = aggregator.server(cohort, _KEYS)
+    server = aggregator.server(cohort, _about(cohort, modulus), _KEYS)
     server.lose(cohort[0])
     _refuses(server, cohort[0], messages[cohort[0]], "a message of a lost client")
 
@@ -96,18 +113,20 @@ def check_partials(aggregator: Aggregator, *, clients: int, modulus: int | None)
     """Merged partial servers give the bytes of one server, for every split of the cohort in two, losses included."""
     cohort = _cohort(clients)
     values = _integers(clients, modulus) if modulus is not None else _floats(clients)
+    about = _about(cohort, modulus)
     for lost in (None, *cohort):
         present = [client for client in cohort if client != lost]
-        whole = run_sum(aggregator, cohort, values, arrivals=present)
+        whole = run_sum(aggregator, cohort, values, arrivals=present, modulus=modulus)
         assert isinstance(whole, Finish)
         for sides in itertools.product((0, 1), repeat=clients):
-            server = aggregator.server(cohort, _KEYS)
+            server = cast("MergeableServer", aggregator.server(cohort, about, _KEYS))
             parts = server.partial(), server.partial()
             for client, side in zip(cohort, sides, strict=True):
                 if client == lost:
                     parts[side].lose(client)
                 else:
-                    parts[side].receive(client, aggregator.client(client, values[client], _KEYS).open())
+                    side_of_client = aggregator.client(client, values[client], about, _keys_of(client))
+                    parts[side].receive(client, side_of_client.open())
             for part in parts if sides[0] else parts[::-1]:
                 server.merge(part)
             merged = server.advance()
@@ -117,11 +136,20 @@ def check_partials(aggregator: Aggregator, *, clients: int, modulus: int | None)
 
 
 def run_sum(
-    aggregator: Aggregator, cohort: Sequence[ClientId], values: dict[ClientId, Vector], *, arrivals: Iterable[ClientId]
+    aggregator: Aggregator,
+    cohort: Sequence[ClientId],
+    values: dict[ClientId, Vector],
+    *,
+    arrivals: Iterable[ClientId],
+    modulus: int | None = None,
 ) -> Finish | Abort:
     """Run one sum to its end: those in ``arrivals`` answer everything, in that order, and the others nothing."""
-    server = aggregator.server(cohort, _KEYS)
-    machines = {client: aggregator.client(client, values[client], _KEYS) for client in arrivals}
+    server = aggregator.server(cohort, _about(cohort, modulus), _KEYS)
+    about = _about(cohort, modulus)
+    machines: dict[ClientId, AggregatorClient] = {}
+    for client in arrivals:
+        with suppress(SumAborted):  # who refuses the terms sends nothing
+            machines[client] = aggregator.client(client, values[client], about, _keys_of(client))
     early = server.advance()
     assert isinstance(early, Continue), "a sum ended before anybody answered"
     for client, machine in machines.items():
@@ -144,15 +172,50 @@ def _refuses(server: AggregatorServer, sender: ClientId, message: object, what: 
     raise AssertionError(f"{what} was taken without an error")
 
 
+def sum_round(clients: int, wire: WireType) -> SumRound:
+    """Return what is known of a sum of some clients: round 1 of an experiment that there is not.
+
+    Example:
+        >>> sum_round(3, WireType(dim=4, dtype="float64")).invited
+        3
+    """
+    return SumRound(
+        invited=clients,
+        wire=wire,
+        digest="0" * 64,
+        phase=0,
+        program="train",
+        round=RoundNumber(1),
+        retry=0,
+        key=_KEYS.public,
+        order=bytes(32),
+    )
+
+
+def _about(cohort: Sequence[ClientId], modulus: int | None) -> SumRound:
+    return sum_round(len(cohort), _wire(modulus, clients=len(cohort)))
+
+
+def _wire(modulus: int | None, *, clients: int) -> WireType:
+    dtype = "float64" if modulus is None else _words(modulus)
+    return WireType(dim=_DIM, dtype=dtype, modulus=modulus, most_clients=clients, fewest_clients=clients)
+
+
+def _keys_of(client: ClientId) -> Keys:
+    return Keys(_KEYS.public.child("client", client), derived_secret(_KEYS.public.child("secret", client)))
+
+
 def _cohort(size: int) -> tuple[ClientId, ...]:
     return tuple(ClientId(f"client-{number}") for number in range(size))
 
 
 def _integers(size: int, modulus: int | None) -> dict[ClientId, Vector]:
     draw = Key.from_seed(size).child("integers").generator()
-    top = 2**40 if modulus is None else modulus
-    values = draw.integers(0 if modulus is not None else -top, top, (size, _DIM))
-    return dict(zip(_cohort(size), values.astype("float64" if modulus is None else _words(modulus)), strict=True))
+    if modulus is not None:
+        words = draw.integers(0, modulus, (size, _DIM), dtype=_words(modulus))
+        return dict(zip(_cohort(size), words, strict=True))
+    values = draw.integers(-(2**40), 2**40, (size, _DIM))
+    return dict(zip(_cohort(size), values.astype("float64"), strict=True))
 
 
 def _words(modulus: int) -> str:

@@ -140,7 +140,7 @@ def _accepts(stage: AnyStage, wire: WireType) -> bool:
 
 
 def _sized(wire: WireType, parts: int, clients: int) -> WireType:
-    return replace(wire, dim=parts + wire.tail, most_clients=clients, record=1.0)
+    return replace(wire, dim=parts + wire.tail, most_clients=clients, honest=clients, record=1.0)
 
 
 def _encode(stage: AnyStage, wire: WireType, values: Vector) -> Vector:
