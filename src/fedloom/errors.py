@@ -10,6 +10,8 @@ Error:
     │   └── NoRows         a file, query or client that has none
     ├── CodecError         bytes that are not the message they claim to be
     ├── StoreError         a run folder or index that cannot be read, written or owned
+    │   ├── CorruptBlob    a content that is not the one its digest names
+    │   └── StoreWentBack  a coordinator's store that is older than this site has seen it, or another
     ├── BudgetError        a release that the privacy budget of a data set does not cover
     ├── AlgorithmError     the server step of an algorithm raised, or gave numbers that are not finite
     ├── SumAborted         a client side of a secure sum was asked for what it must not answer: it is over
@@ -96,6 +98,14 @@ class CodecError(Error):
 
 class StoreError(Error):
     """A run folder or the index of runs cannot be read, written or owned."""
+
+
+class CorruptBlob(StoreError):
+    """A content is not the one that its digest names."""
+
+
+class StoreWentBack(StoreError):
+    """A coordinator's store is older than, or another than, the one that a site has worked with."""
 
 
 class BudgetError(Error):

@@ -21,6 +21,7 @@ from fedloom.core.messages import AggregatorMessage, AggregatorRequest, RoundOrd
 from fedloom.engines import blocks
 from fedloom.errors import PlanError, RunStopped
 from fedloom.pipeline import chain, clip, fixed_point, mean, plain_sum, rotate
+from fedloom.runtime import on_the_wire
 from fedloom.runtime.cohort import uniform
 from fedloom.runtime.open_round import OpenRound
 from fedloom.secure.messages import Advertise
@@ -144,6 +145,21 @@ def test_every_way_to_add_gives_the_model_of_the_plain_sum(algorithm: str, weigh
     assert any(lost) and all(record.status == "closed" for record in plain.records)
     for build in SECURE.values():
         check_model(plain, local().run(make(build(), algorithm=algorithm, weighting=weighting)))
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_client_that_is_lost_at_any_step_by_the_script_changes_no_byte(step: int, make: Make) -> None:
+    """Before its vector is in the sum it is out of every sum; after that it is in every sum."""
+    world = fedloom.Simulation(losses={"c3": [[2, step]]})
+    quorum = fedloom.RoundPolicy(quorum=0.5)
+    runs = [
+        local().run(make(build(), simulate=world, policy=quorum))
+        for build in (plain_sum, secure_sum, lambda: secure_sum(protocol=True), lambda: shares_sum(protocol=True))
+    ]
+    assert len({run.model_sha256 for run in runs}) == 1
+    clients = runs[0].records[0].invited
+    for run in runs:
+        assert [len(record.included) for record in run.records[:2]] == [clients, clients - (step <= 2)]
 
 
 def test_clients_are_lost_at_every_step_up_to_their_vector(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +380,7 @@ def test_traffic_is_the_bytes_that_travel(name: str, make: Make, monkeypatch: py
         return data
 
     counted = SimpleNamespace(encode=encode, decode=codec.decode, decode_one_of=codec.decode_one_of)
-    monkeypatch.setattr(blocks, "codec", counted)
+    monkeypatch.setattr(on_the_wire, "codec", counted)
     result = local(strict=True).run(make(SECURE[name](), evaluate_every=2, algorithm="scaffold"))
     assert sum(record.bytes_up for record in result.records) == sum(up)
     assert sum(record.bytes_down for record in result.records) == sum(down)

@@ -165,6 +165,14 @@ class Aggregator(Protocol):
         """True where a sum takes more than one message of a client: then it is an ``InteractiveAggregator``."""
         ...
 
+    def deployed(self) -> Aggregator:
+        """Return what adds up between organisations, where a simulation may compute the sum by itself.
+
+        Raises:
+            PlanError: When it cannot be run there.
+        """
+        ...
+
     def words(self, wire: WireType) -> Sequence[str]:
         """Return what a plan says of it in sentences: who learns what, who is trusted, how many may be missing."""
         ...

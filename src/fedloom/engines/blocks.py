@@ -7,23 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-from msgspec import structs
 
-from fedloom.core import codec
 from fedloom.core.aggregator import InteractiveAggregator
 from fedloom.core.data import ClientDataset
 from fedloom.core.ids import ClientId
 from fedloom.core.messages import (
-    AggregatorMessage,
     AggregatorRequest,
     ClientMessage,
-    Failed,
     Failure,
     Program,
-    Refused,
     RoundOrder,
 )
-from fedloom.core.wire import WireType
 from fedloom.engines.prepared_data import PreparedData
 from fedloom.engines.secrets import client_secret
 from fedloom.errors import DataError
@@ -31,9 +25,19 @@ from fedloom.experiment.plan import AnyPlan
 from fedloom.runtime.client import ClientNode, stream_block
 from fedloom.runtime.coordinator import Coordinator
 from fedloom.runtime.effects import Send
+from fedloom.runtime.on_the_wire import (
+    decode_message,
+    decode_order,
+    decode_request,
+    encode_message,
+    encode_order,
+    encode_request,
+    interactive_sum,
+)
 from fedloom.runtime.open_round import OpenRound
 from fedloom.runtime.ports import ClientStates
 from fedloom.runtime.sessions import MemorySessions, Sessions
+from fedloom.runtime.simulation import VECTOR_STEP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +74,7 @@ class BlockWork:
             nodes.append(self._node(plan, client, data, sessions))
         asked = [orders[node.client] for node in nodes]
         if self.strict:
-            asked = [codec.decode(codec.encode(order), order) for order in asked]
+            asked = [decode_order(encode_order(order), plan, order.program) for order in asked]
         with np.errstate(over="ignore"):  # a sum that overflows is told by the check on the aggregate
             for place, message in stream_block(nodes, asked):
                 client = nodes[place].client
@@ -78,27 +82,29 @@ class BlockWork:
                 if lost is not None:
                     to.lose(client, lost)
                 else:
-                    to.receive(
-                        client, _through_bytes(message, plan, orders[client].program) if self.strict else message
-                    )
+                    to.receive(client, self._arrived(message, plan, orders[client].program))
 
     def answer(self, plan: AnyPlan, to: Coordinator[Any, Any, Any], send: Send) -> None:
         """Take a message of an interactive sum to its client, and the answer back."""
         client, request = send.to, send.request
         node = self._node(plan, client, self.data.client(client), self._sessions(plan, request.program))
         if self.strict:
-            request = _request_through_bytes(request, plan)
+            aggregator, wire = interactive_sum(plan, request.program)
+            request = decode_request(encode_request(request, aggregator), aggregator, wire)
         message = node.answer(request)
         lost = lost_at(plan, request, client, step=request.step)
         if lost is not None:
             to.lose(client, lost)
         else:
-            to.receive(client, _through_bytes(message, plan, request.program) if self.strict else message)
+            to.receive(client, self._arrived(message, plan, request.program))
 
     def close(self, clients: Iterable[ClientId]) -> None:
         """Let clients forget what they keep of sums: the round is over."""
         for client in clients:
             self.sessions.end(client)
+
+    def _arrived(self, message: ClientMessage, plan: AnyPlan, program: Program) -> ClientMessage:
+        return decode_message(encode_message(message, plan, program), plan, program) if self.strict else message
 
     def _sessions(self, plan: AnyPlan, program: Program) -> Sessions | None:
         return self.sessions if plan.program_of(program)[1].pipeline.aggregator.interactive else None
@@ -138,6 +144,9 @@ def even_block(plan: AnyPlan, clients: int, block: int, workers: int) -> int:
     return max(1, -(-clients // (workers * each)))
 
 
+SCRIPTED = "simulated: the client was lost, as simulate.losses says"
+
+
 def lost_at(
     plan: AnyPlan, asked: RoundOrder[Any] | AggregatorRequest, client: ClientId, *, step: int
 ) -> Failure | None:
@@ -149,40 +158,14 @@ def lost_at(
     if plan.world is None or asked.program != "train":
         return None
     key, aggregator = plan.round_key(asked.round, asked.retry), plan.exchange.pipeline.aggregator
+    scripted = plan.world.lost_step(asked.round, asked.retry, client)
+    if scripted is not None:
+        steps = cast("InteractiveAggregator", aggregator).vector_step if aggregator.interactive else 0
+        lost = scripted == step if steps else scripted <= VECTOR_STEP and step == 0
+        return Failure(client=client, phase="train", kind="lost", detail=SCRIPTED) if lost else None
     failure = plan.world.failure(key, client)
     if failure is None or not aggregator.interactive:
         return failure
     steps = 1 + cast("InteractiveAggregator", aggregator).vector_step
     drawn = int(key.child("simulate", "step", client).random_raw(1)[0]) % steps
     return failure if step == drawn else None
-
-
-def _through_bytes(message: ClientMessage, plan: AnyPlan, program: Program) -> ClientMessage:
-    """Return a message as it arrives after its way through bytes."""
-    likes: list[ClientMessage] = [
-        Refused(round=message.round, retry=0, reason=""),
-        Failed(round=message.round, retry=0, kind="lost", detail=""),
-    ]
-    if not isinstance(message, AggregatorMessage):
-        return codec.decode_one_of(codec.encode(message), likes)
-    aggregator, wire = _interactive(plan, program)
-    if aggregator is None:
-        likes.append(AggregatorMessage(round=message.round, retry=0, payload=message.payload))
-        return codec.decode_one_of(codec.encode(message), likes)
-    packed = structs.replace(message, payload=aggregator.pack(message.payload))
-    arrived = codec.decode(codec.encode(packed), structs.replace(packed, payload=b""))
-    return structs.replace(arrived, payload=aggregator.unpack(arrived.payload, wire))
-
-
-def _request_through_bytes(request: AggregatorRequest, plan: AnyPlan) -> AggregatorRequest:
-    aggregator, wire = _interactive(plan, request.program)
-    assert aggregator is not None, "only an interactive sum sends requests"
-    packed = structs.replace(request, payload=aggregator.pack(request.payload))
-    arrived = codec.decode(codec.encode(packed), structs.replace(packed, payload=b""))
-    return structs.replace(arrived, payload=aggregator.unpack(arrived.payload, wire))
-
-
-def _interactive(plan: AnyPlan, program: Program) -> tuple[InteractiveAggregator | None, WireType]:
-    pipeline = plan.program_of(program)[1].pipeline
-    aggregator = pipeline.aggregator
-    return cast("InteractiveAggregator", aggregator) if aggregator.interactive else None, pipeline.sent

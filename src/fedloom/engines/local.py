@@ -104,7 +104,7 @@ class LocalEngine:
                 try:
                     result = run.run(journal, saved)
                     if folder is not None and not (completed and not journal.wrote):
-                        _write_files(folder, result)
+                        write_files(folder, result)
                         folder.finish(result.status, result.as_json())
                 except BaseException as error:
                     _leave(journal, error, resumed=resume is not None)
@@ -207,7 +207,8 @@ def _leave(journal: Journal, error: BaseException, *, resumed: bool) -> None:
     error.add_note(f"the run is {kind}; what it had reached is kept: fedloom resume {folder.path}")
 
 
-def _write_files(folder: RunFolder, result: RunResult) -> None:
+def write_files(folder: RunFolder, result: RunResult) -> None:
+    """Write the model of a run, and its parameters by round where they were kept."""
     metadata = model_metadata(
         result.model, preparations=result.preparations, prepared=result.prepared, learner=result.learner_spec
     )

@@ -6,7 +6,6 @@ name, so what was made in Python cannot travel: such an experiment is for thread
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from fedloom.core.component import Json, spec_of
 from fedloom.core.data import FederatedDataset, Population
 from fedloom.core.ids import ClientId, RoundNumber
 from fedloom.engines.blocks import even_block
+from fedloom.engines.pipes import log_again
 from fedloom.engines.shared_rows import is_named, shared_bytes, shared_folder, write_rows
 from fedloom.engines.teams import OneMessage, Orders
 from fedloom.engines.worker import PLACEHOLDER
@@ -126,8 +126,7 @@ class Processes(OneMessage):
         for answer in self._ask(messages):
             assert isinstance(answer, Part), "work is answered by a part"
             coordinator.absorb(round_part(answer))
-            for level, name, text in answer.log:
-                logging.getLogger(name).log(level, text)
+            log_again(answer.log)
             for client, data in answer.states.items():
                 assert like is not None, "clients keep something only where the plan says so"
                 self._states.save(ClientId(client), decode_stored(data, like))

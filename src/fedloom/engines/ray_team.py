@@ -22,6 +22,7 @@ from fedloom.core.data import FederatedDataset
 from fedloom.core.ids import ClientId
 from fedloom.core.messages import RoundOrder
 from fedloom.engines.blocks import even_block
+from fedloom.engines.pipes import log_again
 from fedloom.engines.processes import slot_like, stretches
 from fedloom.engines.ray_dealing import TRIES, Dealing, Lost, Place
 from fedloom.engines.ray_memory import Memory, fitting
@@ -270,8 +271,7 @@ class RayTeam(OneMessage):
 
     def _absorb(self, coordinator: Coordinator[Any, Any, Any], part: Part, like: Slot | None) -> None:
         coordinator.absorb(round_part(part))
-        for level, name, text in part.log:
-            logging.getLogger(name).log(level, text)
+        log_again(part.log)
         for client, data in part.states.items():
             assert like is not None, "clients keep something only where the plan says so"
             self._states.save(ClientId(client), decode_stored(data, like))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from fedloom.core.keys import SecretKey
 from fedloom.engines.interrupts import uninterrupted
 from fedloom.engines.journal import Journal
 from fedloom.engines.secrets import server_secret
@@ -35,10 +36,18 @@ class Lap:
 class Rounds:
     """The loop: orders out, blocks of clients through, effects performed."""
 
-    def __init__(self, team: Team, journal: Journal, on_round: Sequence[OnRound]) -> None:
+    def __init__(
+        self,
+        team: Team,
+        journal: Journal,
+        on_round: Sequence[OnRound],
+        *,
+        secret: Callable[[AnyPlan], SecretKey] = server_secret,
+    ) -> None:
         self.team = team
         self.journal = journal
         self.on_round = on_round
+        self._secret = secret
 
     def run(self, plan: AnyPlan, state: RunState[Any], *, block: int) -> RunState[Any]:
         """Run a phase to its stop and return its last state.
@@ -47,7 +56,7 @@ class Rounds:
             RunStopped: When a round had too few updates too often.
         """
         history = [record for record in self.journal.records if record.program == plan.program]
-        coordinator = Coordinator(plan, state, history, secret=server_secret(plan))
+        coordinator = Coordinator(plan, state, history, secret=self._secret(plan))
         self.journal.commit(state, ())
         self.team.begin(plan, state.prepared)
         clock = Lap()
@@ -61,6 +70,7 @@ class Rounds:
             effects = self._converse(plan, coordinator, clock, opened)
             with uninterrupted():
                 closed = self._perform(plan, coordinator, clock, effects)
+            self.team.settle()
             for record in closed:
                 for call in self.on_round:
                     call(record)
@@ -74,10 +84,8 @@ class Rounds:
     ) -> Sequence[Effect]:
         """Carry the messages of an interactive sum to and fro; return the first effects of its end."""
         effects = coordinator.advance(clock.seconds())
-        if not plan.program_of(coordinator.program)[1].pipeline.aggregator.interactive:
-            return effects
         while sends := [effect for effect in effects if isinstance(effect, Send)]:
-            # Nothing is held for a resume: clients of a simulation end with it.
+            # Nothing is held for a resume: the server side is made again from what its clients have sent.
             self.team.converse(plan, coordinator, sends)
             effects = coordinator.advance(clock.seconds())
         self.team.close(orders)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -36,8 +37,12 @@ class Team(Protocol):
         """Take messages of an interactive sum to their clients, and the answers, or the losses, into the round."""
         ...
 
-    def close(self, clients: Iterable[ClientId]) -> None:
-        """Let clients forget what they keep of an interactive sum: the round is over."""
+    def close(self, orders: Orders) -> None:
+        """Take note that all of a round has come in: clients forget what they keep of a sum of several messages."""
+        ...
+
+    def settle(self) -> None:
+        """Take note that the round is committed."""
         ...
 
     def __enter__(self) -> Self:
@@ -63,8 +68,11 @@ class OneMessage:
         del plan, coordinator
         raise WorkerError(f"{len(sends)} messages of an interactive sum: its rounds need workers that are threads")
 
-    def close(self, clients: Iterable[ClientId]) -> None:
+    def close(self, orders: Orders) -> None:
         """Do nothing: no client is kept."""
+
+    def settle(self) -> None:
+        """Do nothing."""
 
 
 class Threads:
@@ -108,9 +116,13 @@ class Threads:
         for send in sends:
             self._work.answer(plan, coordinator, send)
 
-    def close(self, clients: Iterable[ClientId]) -> None:
+    def close(self, orders: Orders) -> None:
         """Let clients forget what they keep of an interactive sum: the round is over."""
-        self._work.close(clients)
+        if any(order.invited is not None for order in itertools.islice(orders.values(), 1)):
+            self._work.close(orders)
+
+    def settle(self) -> None:
+        """Do nothing."""
 
     def _blocks(
         self,

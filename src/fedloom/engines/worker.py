@@ -6,7 +6,6 @@ happens to the run.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -20,13 +19,13 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from fedloom.core import codec
 from fedloom.core.component import Json
 from fedloom.core.data import FederatedDataset
 from fedloom.core.ids import ClientId, RoundNumber
 from fedloom.core.keys import NO_SECRET, Keys
 from fedloom.core.messages import RoundOrder
 from fedloom.engines.blocks import BlockWork, blocks_of
+from fedloom.engines.pipes import KeptLog
 from fedloom.engines.prepared_data import PreparedData
 from fedloom.engines.process import steady_arithmetic
 from fedloom.engines.shared_rows import read_rows
@@ -44,6 +43,7 @@ from fedloom.engines.worker_messages import (
 from fedloom.errors import WorkerError
 from fedloom.experiment.plan import AnyPlan, build_learner, prepare_plan, resolve_experiment, train_plan
 from fedloom.experiment.spec import Experiment
+from fedloom.runtime.on_the_wire import decode_order
 from fedloom.runtime.open_round import OpenRound
 from fedloom.runtime.ports import MemoryStates, Slot, decode_stored, encode_stored
 
@@ -59,7 +59,7 @@ class Worker:
     data: PreparedData
     work: BlockWork
     states: MemoryStates
-    log: _Kept
+    log: KeptLog
     plan: AnyPlan | None = None
 
     @staticmethod
@@ -74,7 +74,7 @@ class Worker:
         experiment = resolve_experiment(replace(asked, data=rows), base=Path(setup.base))
         data, states = PreparedData(experiment.data), MemoryStates()  # type: ignore[arg-type]
         work = BlockWork(data=data, states=states, debug=False, strict=setup.strict)
-        return Worker(experiment, data, work, states, _Kept())
+        return Worker(experiment, data, work, states, KeptLog())
 
     def begin(self, phase: Phase) -> None:
         """Build the plan of a phase, as the run did."""
@@ -96,7 +96,7 @@ class Worker:
         """Compute the clients of a message and return their part of the round."""
         plan = self.plan
         assert plan is not None, "a phase begins before its rounds"
-        template = codec.decode(message.order, _like(plan, message.program))
+        template = decode_order(message.order, plan, message.program)  # type: ignore[arg-type]
         cohort = [plan.population.id(index) for index in np.frombuffer(message.cohort, np.int64).tolist()]
         mine = cohort[message.start : message.stop]
         orders = _orders(template, mine, message.committed)
@@ -124,23 +124,6 @@ class Worker:
         self.states.changed.clear()
 
 
-class _Kept(logging.Handler):
-    """What the package logs here, kept for the log of the run."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._kept: list[tuple[int, str, str]] = []
-        logging.getLogger("fedloom").addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._kept.append((record.levelno, record.name, self.format(record)))
-
-    def taken(self) -> tuple[tuple[int, str, str], ...]:
-        """Return what was logged since the last call."""
-        taken, self._kept = tuple(self._kept), []
-        return taken
-
-
 def answer_all(orders: BinaryIO, answers: BinaryIO) -> None:
     """Answer messages until the run closes the pipe."""
     worker: Worker | None = None
@@ -161,18 +144,6 @@ def answer_all(orders: BinaryIO, answers: BinaryIO) -> None:
             except Exception as error:
                 answer = Raised(text=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
             send(answers, answer)
-
-
-def _like(plan: AnyPlan, program: Any) -> RoundOrder[Any]:
-    algorithm, exchange = plan.program_of(program)
-    return RoundOrder(
-        round=RoundNumber(1),
-        retry=0,
-        digest=plan.digest,
-        program=program,
-        broadcast=algorithm.broadcast(algorithm.init(plan.start)),
-        settings=exchange.pipeline.settings(exchange.pipeline.init()),
-    )
 
 
 def _orders(

@@ -17,9 +17,8 @@ from fedloom.core.aggregator import SumPart
 from fedloom.core.ids import ClientId
 from fedloom.core.messages import Failure
 from fedloom.core.params import Vector
+from fedloom.engines.pipes import Logged, read_frame, write_frame
 from fedloom.runtime.open_round import RoundPart
-
-_LENGTH = 8
 
 
 class Setup(Struct, frozen=True, tag=True, kw_only=True):
@@ -68,8 +67,8 @@ class Part(Struct, frozen=True, tag=True, kw_only=True):
     failures: dict[str, Failure]
     bytes_up: int
     states: dict[str, bytes]
-    log: tuple[tuple[int, str, str], ...]
-    """Level, logger and text of what was logged meanwhile."""
+    log: Logged
+    """What was logged meanwhile."""
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -91,25 +90,22 @@ _FROM: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 def send(pipe: BinaryIO, message: ToWorker | FromWorker) -> None:
     """Write a message and flush it."""
-    data = msgspec.msgpack.encode(message)
-    pipe.write(len(data).to_bytes(_LENGTH, "little"))
-    pipe.write(data)
-    pipe.flush()
+    write_frame(pipe, msgspec.msgpack.encode(message))
 
 
 def read_order(pipe: BinaryIO) -> ToWorker | None:
     """Return the next message to a worker; None when the run has closed the pipe."""
-    data = _read(pipe)
+    data = read_frame(pipe)
     return None if data is None else _TO.decode(data)
 
 
 def read_answer(pipe: BinaryIO) -> FromWorker | None:
     """Return the next message of a worker; None when it has ended."""
-    data = _read(pipe)
+    data = read_frame(pipe)
     return None if data is None else _FROM.decode(data)
 
 
-def part_message(part: RoundPart, states: Mapping[ClientId, bytes], *, log: tuple[tuple[int, str, str], ...]) -> Part:
+def part_message(part: RoundPart, states: Mapping[ClientId, bytes], *, log: Logged) -> Part:
     """Return a part of a round as it travels."""
     return Part(
         nodes=part.sum.nodes.tobytes(),
@@ -141,12 +137,3 @@ def round_part(message: Part) -> RoundPart:
         failures={ClientId(client): failure for client, failure in message.failures.items()},
         bytes_up=message.bytes_up,
     )
-
-
-def _read(pipe: BinaryIO) -> bytes | None:
-    head = pipe.read(_LENGTH)
-    if len(head) < _LENGTH:
-        return None
-    size = int.from_bytes(head, "little")
-    data = pipe.read(size)
-    return data if len(data) == size else None

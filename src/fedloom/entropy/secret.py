@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from fedloom.core.keys import Key
+from fedloom.entropy.guarded import guarded
 from fedloom.errors import Error
 
 _SIZE = 32
@@ -25,6 +25,7 @@ _FEWEST_VALUES = 8
 """32 bytes of entropy have fewer different values with probability below 1e-60; zeros and typed words have."""
 
 
+@guarded("secrets", instead="compare what they are the secrets of, give a child, or store it with stored()")
 class Secret:
     """A stream that only its owner can compute: a ``core.keys.SecretKey``.
 
@@ -43,7 +44,6 @@ class Secret:
     """
 
     __slots__ = ("_content", "_derived")
-    __hash__ = None  # type: ignore[assignment]  # a hash by value would be a digest of the secret
 
     def __init__(self, content: bytes, *, derived: bool) -> None:
         self._content = content
@@ -88,18 +88,6 @@ class Secret:
         if self._derived:
             raise Error("a secret derived from a public key is not stored: derive it from the same key again")
         return self._content
-
-    def __repr__(self) -> str:
-        """Return a fixed word: secrets do not print."""
-        return "<secret>"
-
-    def __eq__(self, other: object) -> NoReturn:
-        """Refuse: the time that a comparison takes tells of the content."""
-        raise Error("secrets are not compared: compare what they are the secrets of")
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        """Refuse ``pickle`` and ``copy``."""
-        raise Error("a secret is neither pickled nor copied: give a child of it, or store it with stored()")
 
 
 def fresh_secret() -> Secret:

@@ -47,6 +47,12 @@ def provider(group: str, name: str) -> Provider | None:
     return None if point is None else _provider(point)
 
 
+def module(group: str, name: str) -> str | None:
+    """Return the module that a name is found in, without importing it; None where nothing provides the name."""
+    point = _find(group, name)
+    return None if point is None else point.module
+
+
 def builder(group: str, name: str) -> Builder:
     """Return the builder that a name stands for.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -71,16 +71,39 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     Raises:
         ConfigError: With all violations, those of the file in its order.
     """
+    return read_text(file_text(path), overrides, name=str(path), base=Path(path).parent)
+
+
+def file_text(path: str | Path) -> str:
+    """Return the text of a settings file.
+
+    Raises:
+        ConfigError: When it cannot be read, or is no UTF-8.
+    """
     try:
-        text = Path(path).read_bytes().decode()
+        return Path(path).read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8: {error}"
         violation = Violation(where=str(path), path="file", message=f"cannot be read: {reason}")
         raise ConfigError([violation]) from error
-    return read_text(text, overrides, name=str(path), base=Path(path).parent)
 
 
-def read_text(text: str, overrides: Sequence[str] = (), *, name: str, base: Path) -> Settings:
+def read_without_rows(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read an experiment file whose rows are at sites: nothing that its ``data`` name is opened, they stay a spec.
+
+    Args:
+        path: A TOML file; its folder is where relative paths in it start.
+        overrides: Values of ``--set``.
+
+    Raises:
+        ConfigError: With all violations, those of the file in its order.
+    """
+    return read_text(file_text(path), overrides, name=str(path), base=Path(path).parent, unbuilt=("fedloom.datasets",))
+
+
+def read_text(
+    text: str, overrides: Sequence[str] = (), *, name: str, base: Path, unbuilt: Collection[str] = ()
+) -> Settings:
     """Read the text of an experiment file.
 
     Args:
@@ -88,6 +111,7 @@ def read_text(text: str, overrides: Sequence[str] = (), *, name: str, base: Path
         overrides: Values of ``--set``.
         name: What violations and origins call the text.
         base: Where relative paths in it start.
+        unbuilt: Groups whose components stay specs.
 
     Raises:
         ConfigError: With all violations, those of the text in its order.
@@ -95,7 +119,7 @@ def read_text(text: str, overrides: Sequence[str] = (), *, name: str, base: Path
     source = read_source(text, overrides, name=name)
     if source.unreadable:  # nothing else can be said of it
         raise ConfigError(source.ordered())
-    walk = Construction(base=base, check=check)
+    walk = Construction(base=base, check=check, unbuilt=unbuilt)
     experiment = walk.table(Experiment, _with_absences(walk, source.tree, base), (), also=RUN_TABLES)
     engine = _engine(walk, source.tree.get("engine", {}))
     output = _output(walk, source.tree.get("output", {}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,13 @@ class Construction:
         base: Folder that relative paths start from; None: as they are.
         check: Says what is wrong with a plain value, if anything.
         build: Call the builders; a digest needs what is written down only.
+        unbuilt: Groups whose components stay specs: what they would open is elsewhere.
     """
 
     base: Path | None = None
     check: Callable[[Shape, Json], str | None] = no_check
     build: bool = True
+    unbuilt: Collection[str] = ()
     problems: list[Problem] = field(default_factory=list)
 
     def component(self, group: str, tree: Json, trail: Trail) -> Made:
@@ -88,6 +90,8 @@ class Construction:
         written = ComponentSpec(group, name, made.written)
         if made.broken or not self.build:
             return Made(None, written.as_json(), made.broken)
+        if group in self.unbuilt:
+            return Made(written, written.as_json())
         try:
             return Made(dataclasses.replace(made.value, spec=written), written.as_json())
         except TypeError:
@@ -180,6 +184,9 @@ class Construction:
         written = self.written(made, takes)
         if not self.build:
             return Made(None, written)
+        if group in self.unbuilt:
+            wrong = not given.keys() <= {*takes, *also} or any(item.broken for item in made.values())
+            return Made(None, written, wrong)
         value = self._asked(builder, name, made, trail=trail, takes=takes)
         wrong = value is None or not given.keys() <= takes.keys() or any(item.broken for item in made.values())
         return Made(None if wrong else value, written, wrong)

@@ -18,6 +18,7 @@ from fedloom.core import codec
 from fedloom.core.component import ComponentSpec, Json
 from fedloom.core.data import SPLITS, FederatedDataset, Population, Split, Transform
 from fedloom.core.events import NonPrivateDpEvent
+from fedloom.core.ids import ClientId
 from fedloom.core.messages import AggregatorMessage, Program
 from fedloom.core.metrics import Mean
 from fedloom.core.query import AnyPreparation
@@ -151,13 +152,22 @@ class PlanListing:
         return _sum([phase.total_down for phase in self.phases])
 
 
-def list_plan(experiment: Experiment, answers: Sequence[Answer] = (), *, base: Path) -> PlanListing:
+def list_plan(
+    experiment: Experiment,
+    answers: Sequence[Answer] = (),
+    *,
+    base: Path,
+    only: ClientId | None = None,
+    splits: tuple[Split, ...] | None = None,
+) -> PlanListing:
     """Return what will leave each client. Nothing is trained; each client's rows are looked at where they lie.
 
     Args:
         experiment: Values and names in any mixture.
         answers: Of the first preparations. What lies behind a preparation without one has no known size.
         base: Folder that relative paths start from.
+        only: The one client whose rows are here, at a site; None: all are.
+        splits: Those that have rows at some client; None: the rows tell.
 
     Raises:
         ComponentError: When a name is unknown or an argument is wrong.
@@ -167,7 +177,7 @@ def list_plan(experiment: Experiment, answers: Sequence[Answer] = (), *, base: P
     experiment = resolve_experiment(experiment, base=base)
     dataset: FederatedDataset = experiment.data  # type: ignore[assignment]
     population = check_data(dataset)
-    splits = _splits(dataset, population)
+    splits = _splits(dataset, population) if splits is None else splits
     check_parts(experiment, population, splits)
     schema, transforms = dataset.schema(), list[Transform]()
     phases: list[Phase] = []
@@ -194,7 +204,8 @@ def list_plan(experiment: Experiment, answers: Sequence[Answer] = (), *, base: P
         price = price_experiment(experiment, plan)
         assert price is not None, "a private plan has a price"
         return replace(_listing(experiment, population, phases), privacy=list_privacy(price, plan))
-    phases.extend(_train_phases(plan, dataset, population, transforms=transforms))
+    looked = [only] if only is not None else _looked_at(population)
+    phases.extend(_train_phases(plan, dataset, looked, transforms=transforms))
     return _listing(experiment, population, phases)
 
 
@@ -248,11 +259,10 @@ def _whose(plan: AnyPlan, *, noised: bool) -> str:
 
 
 def _train_phases(
-    plan: AnyPlan, dataset: FederatedDataset, population: Population, *, transforms: Sequence[Transform]
+    plan: AnyPlan, dataset: FederatedDataset, looked: Sequence[ClientId], *, transforms: Sequence[Transform]
 ) -> Iterator[Phase]:
     evaluation = plan.evaluation
     assert evaluation is not None, "training has an evaluation"
-    looked = min(len(population), MOST_CLIENTS if len(population) <= MOST_CLIENTS else 1)
     replies = evaluation_messages(plan, dataset, transforms, clients=looked)
     invited = [len(invited_to(plan, "train", plan.cohort, 1)), len(invited_to(plan, "evaluate", evaluation.cohort, 1))]
     vector = sum_bytes(plan, "train", invited=invited[0])
@@ -276,6 +286,11 @@ def _train_phases(
     learns = tuple(_learnt_of_fit(plan, evaluation, scores=_words(scores)))
     phase = _phase(plan, "evaluation", "evaluate", evaluation.cohort, lengths=sent, rounds=evaluated, learns=learns)
     yield replace(phase, clear=tuple(scores), exact=phase.exact and certain)
+
+
+def _looked_at(population: Population) -> list[ClientId]:
+    """Return the clients whose messages are measured."""
+    return [population.id(index) for index in range(len(population) if len(population) <= MOST_CLIENTS else 1)]
 
 
 def _learnt_of_fit(plan: AnyPlan, evaluation: Evaluation, *, scores: str) -> Iterator[str]:
@@ -326,7 +341,7 @@ def _query_phase(plan: AnyPlan, title: str, answer: Answer | None) -> Phase:
     whose = "each client's answer" if shown else "the sum of all clients' answers"
     learns = (f"{whose} to {plan.algorithm.name}: sums over {'its' if shown else 'their'} training rows",)
     phase = _phase(plan, title, "query", plan.cohort, lengths=lengths, rounds=None, learns=learns)
-    if answer is None:
+    if answer is None or not answer.records:
         return phase
     return replace(
         phase,

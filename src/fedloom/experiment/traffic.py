@@ -17,13 +17,14 @@ import numpy.typing as npt
 from fedloom.core import codec
 from fedloom.core.aggregator import InteractiveAggregator
 from fedloom.core.data import ClientDataset, FederatedDataset, Transform
-from fedloom.core.ids import RoundNumber
+from fedloom.core.ids import ClientId, RoundNumber
 from fedloom.core.messages import AggregatorMessage, AggregatorRequest, ClientMessage, Program, RoundOrder
 from fedloom.experiment.plan import AnyPlan
 from fedloom.runtime.client import ClientNode, run_block
 from fedloom.runtime.cohort import Cohort
 from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.ports import MemoryStates
+from fedloom.runtime.simulation import VECTOR_STEP, World
 
 MOST_INVITED = 1_000_000
 """Up to this many invitations over all rounds the cohorts of every round are drawn."""
@@ -84,7 +85,13 @@ def heard_of(plan: AnyPlan, program: Program, number: int, invited: npt.NDArray[
     if plan.world is None or program != "train":
         return invited
     key, world = plan.round_key(number, 0), plan.world
-    return invited[[world.failure(key, plan.population.id(index)) is None for index in invited.tolist()]]
+    names = [plan.population.id(index) for index in invited.tolist()]
+    return invited[[world.failure(key, name) is None and _arrives(world, number, name) for name in names]]
+
+
+def _arrives(world: World, number: int, client: ClientId) -> bool:
+    step = world.lost_step(number, 0, client)
+    return step is None or step > VECTOR_STEP
 
 
 def order_bytes(plan: AnyPlan, program: Program, number: RoundNumber, *, invited: int) -> int:
@@ -131,9 +138,9 @@ def _sum_message(exchange: Exchange) -> AggregatorMessage:
 
 
 def evaluation_messages(
-    plan: AnyPlan, dataset: FederatedDataset, transforms: Sequence[Transform], *, clients: int
+    plan: AnyPlan, dataset: FederatedDataset, transforms: Sequence[Transform], *, clients: Sequence[ClientId]
 ) -> list[ClientMessage]:
-    """Return what the first clients answer to an evaluation of the start: its length depends on who has a figure."""
+    """Return what some clients answer to an evaluation of the start: its length depends on who has a figure."""
     algorithm, exchange = plan.program_of("evaluate")
     hidden = not exchange.pipeline.aggregator.shows_messages
     order: RoundOrder[Any] = RoundOrder(
@@ -145,8 +152,7 @@ def evaluation_messages(
         settings=exchange.pipeline.settings(exchange.pipeline.init()),
     )
     messages: list[ClientMessage] = []
-    for index in range(clients):
-        name = plan.population.id(index)
+    for name in clients:
         data = _prepared(dataset.client(name), transforms)
         if hidden and data.count("train"):  # all are of one length: no figures of a client's own stand beside the sum
             messages.append(_sum_message(exchange))

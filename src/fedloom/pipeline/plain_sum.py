@@ -123,6 +123,10 @@ class PlainSum:
     payloads: tuple[type, ...] = (np.ndarray,)
     spec: ComponentSpec | None = None
 
+    def deployed(self) -> PlainSum:
+        """Return itself."""
+        return self
+
     def words(self, wire: WireType) -> tuple[str, ...]:
         """Return nothing: what a plan says of single messages says it."""
         del wire

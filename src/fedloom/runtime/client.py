@@ -8,15 +8,15 @@ the next one: a block of large updates would pass through memory once for every 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import GeneratorType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from msgspec import Struct, structs
 
-from fedloom.core.aggregator import AggregatorClient, InteractiveAggregator, InteractiveClient, SumRound
+from fedloom.core.aggregator import SumRound
 from fedloom.core.algorithm import Algorithm, AnyAlgorithm, ClientContext, ClientProgram
 from fedloom.core.data import ClientDataset
 from fedloom.core.ids import ClientId
@@ -31,6 +31,7 @@ from fedloom.core.messages import (
     Refused,
     RoundOrder,
 )
+from fedloom.core.messages import Program as ProgramName
 from fedloom.core.params import Vector
 from fedloom.core.roster import Identity, Roster
 from fedloom.core.update import Update
@@ -46,13 +47,14 @@ from fedloom.core.work import (
     LocalWork,
     QueryResult,
 )
-from fedloom.errors import Error, PlanError
+from fedloom.errors import PlanError
 from fedloom.runtime.blame import blame, place_of
 from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.plan import RunPlan
 from fedloom.runtime.ports import NOTHING_STORED, ClientStates, Slot, StoredState
 from fedloom.runtime.priced_work import check_priced
-from fedloom.runtime.sessions import SessionName, Sessions
+from fedloom.runtime.sessions import Sessions
+from fedloom.runtime.sum_side import SumSide
 
 B = TypeVar("B")
 C = TypeVar("C")
@@ -83,47 +85,25 @@ class ClientNode(Struct, Generic[B, C], frozen=True, kw_only=True):
         return run_block([self], [order])[0]
 
     def answer(self, request: AggregatorRequest) -> ClientMessage:
-        """Answer a message of an interactive sum that this client has begun.
-
-        What the client has answered before it answers in the same bytes. Where it has lost what it needs, it says so
-        and is out of the round: it never makes a second message for a step.
-        """
-        sessions, name = self.sessions, _session_name(self.plan, request)
-        try:
-            side = None if sessions is None else sessions.find(self.client, name, self._revive(request))
-        except Error as error:
-            return _lost_state(request, error)
-        if sessions is None or side is None:
-            return _lost_state(request)
-        try:
-            payload = side.reply(request.payload)
-        except Error as error:
-            sessions.keep(self.client, name, side)
-            return Refused(round=request.round, retry=request.retry, reason=f"ABORTED: {error}")
-        sessions.keep(self.client, name, side)
-        return AggregatorMessage(round=request.round, retry=request.retry, payload=payload)
+        """Answer a message of an interactive sum that this client has begun, as ``SumSide.answer`` does."""
+        return self.side(request.program).answer(request)
 
     def begun(self, order: RoundOrder[B]) -> ClientMessage | None:
-        """Return the first message of a sum that was begun before for this order; None: there is none.
-
-        What is kept of other rounds ends here: this order says that they are over.
-        """
-        sessions, name = self.sessions, _session_name(self.plan, order)
-        if sessions is None:
+        """Return the first message of an interactive sum that was begun before for this order; None: there is none."""
+        if self.sessions is None:
             return None
-        try:
-            if sessions.over(self.client, name):
-                detail = "LOST_STATE: this client has begun this sum or a later one before, and begins none twice"
-                return Failed(round=order.round, retry=order.retry, kind="lost", detail=detail)
-            sessions.end(self.client, but=name)
-            side = sessions.find(self.client, name, self._revive(order))
-        except Error as error:  # nobody knows what was sent: what cannot be read is as good as lost
-            return _lost_state(order, error)
-        return None if side is None else AggregatorMessage(round=order.round, retry=order.retry, payload=side.open())
+        return self.side(order.program).begun(order.program, order.round, order.retry)
 
-    def _revive(self, asked: RoundOrder[B] | AggregatorRequest) -> Callable[[bytes], InteractiveClient]:
-        aggregator = cast("InteractiveAggregator", self.plan.program_of(asked.program)[1].pipeline.aggregator)
-        return lambda stored: aggregator.resume(self.client, stored, roster=self.roster, identity=self.identity)
+    def side(self, program: ProgramName) -> SumSide:
+        """Return this client in the sums of a program."""
+        return SumSide(
+            client=self.client,
+            phase=self.plan.phase,
+            aggregator=self.plan.program_of(program)[1].pipeline.aggregator,
+            sessions=self.sessions,
+            roster=self.roster,
+            identity=self.identity,
+        )
 
 
 class Program(Struct, Generic[C], kw_only=True):
@@ -167,7 +147,8 @@ def stream_block(
     started: list[Program[C]] = []
     places: list[int] = []
     for place, (node, order) in enumerate(zip(nodes, orders, strict=True)):
-        program = (None if node.sessions is None else node.begun(order)) or begin(node, order)
+        begun = None if node.sessions is None else node.begun(order)
+        program = begin(node, order) if begun is None else begun
         if isinstance(program, Program):
             started.append(program)
             places.append(place)
@@ -291,7 +272,6 @@ def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> l
         # One by one, so that the one to blame is known and the others count.
         return [m for pair in zip(programs, outcomes, strict=True) for m in _encode([pair[0]], [pair[1]])]
     messages: list[ClientMessage] = []
-    aggregator = exchange.pipeline.aggregator
     about = _about(programs[0])
     for position, (program, update) in enumerate(zip(programs, updates, strict=True)):
         if not finite[position]:
@@ -299,9 +279,7 @@ def _encode(programs: Sequence[Program[C]], outcomes: Sequence[Outcome[C]]) -> l
             continue
         if outcomes[position].problem is None:
             _keep_pending(program, outcomes[position].state, renewed[position])
-        node = program.node
-        sender = aggregator.client(node.client, encoded[position], about, keys[position], node.identity)
-        message = _first_message(program, sender)
+        message = _first_message(program, encoded[position], about, keys[position])
         if isinstance(message, AggregatorMessage) and shows and not exchange.silent:
             message = structs.replace(message, scores=update.scores)
         messages.append(message)
@@ -314,13 +292,6 @@ def _told(program: Program[Any], error: Exception, *, shows: bool) -> str:
         return str(error)
     log.warning("client=%s round=%s cannot be encoded: %s", program.node.client, program.order.round, error)
     return "the reason stays in the client's own log, because it may name a figure of the client's rows"
-
-
-def _lost_state(asked: RoundOrder[Any] | AggregatorRequest, error: Error | None = None) -> Failed:
-    if error is not None:
-        log.error("round=%s: what is kept of a sum cannot be used: %s", asked.round, error)
-    detail = "LOST_STATE: this client keeps nothing of this sum, and makes no second message for it"
-    return Failed(round=asked.round, retry=asked.retry, kind="lost", detail=detail)
 
 
 def _takes_part_anyway(program: Program[Any]) -> bool:
@@ -346,24 +317,13 @@ def _about(program: Program[Any]) -> SumRound:
     return about if program.node.roster is None else replace(about, roster=program.node.roster)
 
 
-def _first_message(program: Program[Any], sender: AggregatorClient) -> ClientMessage:
-    """Return the first message of a sum; of an interactive one it is kept before it leaves."""
+def _first_message(program: Program[Any], value: Vector, about: SumRound, keys: Keys) -> ClientMessage:
     node, order = program.node, program.order
-    try:
-        message = AggregatorMessage(round=order.round, retry=order.retry, payload=sender.open())
-    except Error as error:
-        return _refused(order, f"ABORTED: {error}")
-    if program.exchange.pipeline.aggregator.interactive:
-        if node.sessions is None:
-            raise PlanError(
-                "a sum of several messages needs a place for what clients keep of it: ClientNode(sessions=)"
-            )
-        node.sessions.keep(node.client, _session_name(node.plan, order), cast("InteractiveClient", sender))
-    return message
-
-
-def _session_name(plan: RunPlan[Any, Any, Any], asked: RoundOrder[Any] | AggregatorRequest) -> SessionName:
-    return SessionName(phase=plan.phase, program=asked.program, round=asked.round, retry=asked.retry)
+    aggregator = program.exchange.pipeline.aggregator
+    if aggregator.interactive:
+        return node.side(order.program).open(value, about, keys)
+    side = aggregator.client(node.client, value, about, keys)
+    return AggregatorMessage(round=order.round, retry=order.retry, payload=side.open())
 
 
 def _encoded_at_once(wire: WireType) -> int:

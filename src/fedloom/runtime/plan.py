@@ -30,6 +30,7 @@ from fedloom.core.metrics import NO_METRICS, Metric, MetricSpec
 from fedloom.core.params import Dtype, ParamSpec, Vector
 from fedloom.core.private_steps import record_bound
 from fedloom.core.query import Query
+from fedloom.core.roster import Roster
 from fedloom.core.update import Aggregate, Update
 from fedloom.core.work import LocalEvaluation
 from fedloom.errors import PlanError
@@ -87,6 +88,10 @@ class RunPlan(Generic[S, B, C]):
 
     A private run draws its cohorts from secret entropy, once, and divides by public numbers.
     """
+    run: str = ""
+    """Names the run between organisations; empty in simulation."""
+    roster: Roster | None = None
+    """Who may take part between organisations, as this party has approved it; None in simulation."""
     leaves_noised: bool = False
     """Of a private run: whether clients protect what they send, so that it is released when it leaves them."""
 
@@ -119,6 +124,8 @@ class RunPlan(Generic[S, B, C]):
             retry=order.retry,
             key=self.key,
             order=digest_of(order) if pipeline.aggregator.interactive else b"",
+            run=self.run,
+            roster=self.roster,
         )
 
     def program_of(self, program: Program) -> tuple[AnyAlgorithm, Exchange]:
@@ -128,6 +135,30 @@ class RunPlan(Generic[S, B, C]):
         if program == self.program:
             return self.algorithm, self.exchange
         raise PlanError(f"an order for {program!r} came in a phase that runs {self.program!r}")
+
+
+def deployed(plan: RunPlan[S, B, C], *, run: str, roster: Roster | None) -> RunPlan[S, B, C]:
+    """Return a plan as it runs between organisations: its sums by their protocols, bound to a run and a roster.
+
+    Raises:
+        PlanError: When a sum cannot be had there.
+    """
+
+    def sent(exchange: Exchange) -> Exchange:
+        pipeline = exchange.pipeline
+        return replace(exchange, pipeline=replace(pipeline, aggregator=pipeline.aggregator.deployed()))
+
+    if plan.world is not None and plan.world.simulation.slow == "partial":
+        raise PlanError('simulate.slow = "partial" makes slow clients do less: there is no such thing between sites')
+    evaluation = plan.evaluation
+    return replace(
+        plan,
+        world=None,  # nothing is simulated there: who is away or lost is so in earnest
+        run=run,
+        roster=roster,
+        exchange=sent(plan.exchange),
+        evaluation=None if evaluation is None else replace(evaluation, exchange=sent(evaluation.exchange)),
+    )
 
 
 def digest_of(order: RoundOrder[Any]) -> bytes:

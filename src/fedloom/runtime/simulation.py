@@ -30,6 +30,12 @@ Absences = Mapping[str, Sequence[Sequence[int]]]
 """By client: the first and the last round of each time it is away."""
 
 
+LAST_STEP = 4
+"""Of the longest sum: a client's fifth message."""
+VECTOR_STEP = 2
+"""Up to this step a client that is lost is in no sum."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Daily:
     """A pattern that repeats: of every ``period`` rounds a client is away for ``share``, from a round of its own on.
@@ -61,6 +67,9 @@ class Simulation:
         daily: A pattern that repeats.
         absences: By client, pairs of the first and the last round that it is away.
         dropout: Chance of each invited client to drop out of a round.
+        losses: By client, pairs of a round and a step: in the first try of that round the client is lost before its
+            message of that step. Steps 0, 1 and 2 come before its vector is in the sum; a sum of one message has all
+            three in one. From step 3 on it is in a secure sum already, and in any other too.
         stragglers: Chance of each client to be slow, drawn once for the whole run.
         slow: What becomes of a slow client: "late" or "partial".
         work: With "partial": the part of its local steps that a slow client does, rounded down, one at least.
@@ -82,6 +91,7 @@ class Simulation:
     daily: Daily | None = None
     absences: Absences | None = None
     dropout: float = 0.0
+    losses: Absences | None = None
     stragglers: float = 0.0
     slow: Literal["late", "partial"] = "late"
     work: float = 0.5
@@ -99,6 +109,13 @@ class Simulation:
             )
         if not 0 < self.work <= 1:
             raise ComponentError(f"simulate: work = {self.work}; expected a part above 0, at most 1")
+        for client, pairs in (self.losses or {}).items():
+            for pair in pairs:
+                if len(pair) != 2 or pair[0] < 1 or not 0 <= pair[1] <= LAST_STEP:
+                    raise ComponentError(
+                        f"simulate: losses of {client!r} have {list(pair)}; expected [round, step]: a round from 1 on, "
+                        f"a step from 0 to {LAST_STEP}"
+                    )
         for client, spans in (self.absences or {}).items():
             for span in spans:
                 if len(span) != 2 or not 1 <= span[0] <= span[1]:
@@ -140,6 +157,11 @@ class World:
             return Failure(client=client, phase="train", kind="late", detail="simulated: the client is slow")
         return None
 
+    def lost_step(self, round_number: int, retry: int, client: ClientId) -> int | None:
+        """Return the step of a round before which a client is lost, by the script; None: it is not."""
+        scripted = (self.simulation.losses or {}).get(client, ())
+        return next((step for number, step in scripted if number == round_number), None) if retry == 0 else None
+
     def is_slow(self, client: ClientId) -> bool:
         """Return whether a client is a straggler."""
         share = self.simulation.stragglers
@@ -163,11 +185,12 @@ def check_simulation(simulation: Simulation, population: Population) -> None:
     Raises:
         PlanError: When a client is unknown.
     """
-    for client in simulation.absences or {}:
-        try:
-            population.index(ClientId(client))
-        except DataError as error:
-            raise PlanError(f"simulate.absences: {error}") from error
+    for field, named in (("absences", simulation.absences), ("losses", simulation.losses)):
+        for client in named or {}:
+            try:
+                population.index(ClientId(client))
+            except DataError as error:
+                raise PlanError(f"simulate.{field}: {error}") from error
 
 
 def with_partial_work(algorithm: AnyAlgorithm, world: World) -> AnyAlgorithm:

@@ -6,8 +6,7 @@ them, so that no two uses share a key: the session's id, a label for the purpose
 
 from __future__ import annotations
 
-from typing import NoReturn
-
+from fedloom.entropy.guarded import guarded
 from fedloom.errors import Error
 from fedloom.secure.encoding import CHANNEL, PAIR_MASK, SELF_MASK, frame
 
@@ -16,6 +15,7 @@ _NONCE = bytes(12)
 """Fixed, which is sound ONLY because ``channel_key`` gives a key that seals one message, stored before it is sent."""
 
 
+@guarded("private keys", instead="compare public keys, and store one with stored()")
 class PrivateKey:
     """A private key of X25519, for one session. It does not print, and refuses ``==``, ``hash``, ``copy``, ``pickle``.
 
@@ -38,7 +38,6 @@ class PrivateKey:
     """
 
     __slots__ = ("_key", "_public", "_raw")
-    __hash__ = None  # type: ignore[assignment]  # a hash by value would be a digest of the secret
 
     def __init__(self, raw: bytes) -> None:
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -74,19 +73,8 @@ class PrivateKey:
         except ValueError as error:  # OpenSSL refuses an all-zero result
             raise Error("a public key of low order: its shared value is zero for everybody. Drop its sender") from error
 
-    def __repr__(self) -> str:
-        """Return a fixed word: secrets do not print."""
-        return "<secret>"
 
-    def __eq__(self, other: object) -> NoReturn:
-        """Refuse: the time that a comparison takes tells of the content."""
-        raise Error("private keys are not compared: compare their public keys")
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        """Refuse ``pickle`` and ``copy``."""
-        raise Error("a private key is neither pickled nor copied: store it with stored()")
-
-
+@guarded("signing keys", instead="compare public keys, and store one with stored()")
 class SigningKey:
     """A private key of Ed25519, a client's long-term identity. It refuses what ``PrivateKey`` refuses.
 
@@ -109,7 +97,6 @@ class SigningKey:
     """
 
     __slots__ = ("_key", "_public", "_raw")
-    __hash__ = None  # type: ignore[assignment]  # as PrivateKey
 
     def __init__(self, raw: bytes) -> None:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -130,18 +117,6 @@ class SigningKey:
     def sign(self, message: bytes) -> bytes:
         """Return the signature, 64 bytes. Begin every message with ``frame(label, sid, ...)``."""
         return self._key.sign(message)
-
-    def __repr__(self) -> str:
-        """Return a fixed word: secrets do not print."""
-        return "<secret>"
-
-    def __eq__(self, other: object) -> NoReturn:
-        """Refuse: the time that a comparison takes tells of the content."""
-        raise Error("signing keys are not compared: compare their public keys")
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        """Refuse ``pickle`` and ``copy``."""
-        raise Error("a signing key is neither pickled nor copied: store it with stored()")
 
 
 def private_key(raw: bytes) -> PrivateKey:

@@ -13,7 +13,8 @@ from fedloom.core.ids import ClientId
 from fedloom.core.keys import Key
 from fedloom.core.roster import Identity, Member
 from fedloom.entropy import derived_secret
-from fedloom.errors import DataError, Error
+from fedloom.entropy.guarded import guarded
+from fedloom.errors import DataError
 from fedloom.secure.agreement import SigningKey, signing_key, verify
 from fedloom.secure.encoding import frame
 
@@ -122,11 +123,11 @@ def open_roster(data: bytes, *, root: bytes) -> SignedRoster:
     )
 
 
+@guarded("identities", instead="compare their clients")
 class LocalIdentity:
     """A client and its own Ed25519 key. It does not print the key, and refuses ``==``, ``copy`` and ``pickle``."""
 
     __slots__ = ("_client", "_key")
-    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, client: ClientId, key: SigningKey) -> None:
         self._client = client
@@ -149,14 +150,6 @@ class LocalIdentity:
     def __repr__(self) -> str:
         """Return whose it is, and not the key."""
         return f"<identity of {self._client!r}>"
-
-    def __eq__(self, other: object) -> bool:
-        """Refuse to compare."""
-        raise Error("identities are not compared: compare their clients")
-
-    def __reduce_ex__(self, protocol: object) -> str:
-        """Refuse ``pickle`` and ``copy``."""
-        raise Error("an identity is neither pickled nor copied")
 
 
 @dataclass(frozen=True, slots=True)

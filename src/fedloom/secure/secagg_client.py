@@ -18,6 +18,7 @@ from fedloom.core.aggregator import Payload
 from fedloom.core.ids import ClientId
 from fedloom.core.params import Vector
 from fedloom.core.roster import Identity, Member, Roster
+from fedloom.entropy.guarded import guarded
 from fedloom.entropy.secret import Secret
 from fedloom.errors import Error, SumAborted
 from fedloom.secure.agreement import (
@@ -107,6 +108,7 @@ class _State(Struct, kw_only=True, eq=False):
         raise Error("the state of a secure sum is not pickled: stored() gives what its owner keeps")
 
 
+@guarded("sides of a secure sum", instead="their owner keeps what stored() gives")
 class SecAggClient:
     """One client's side of one session.
 
@@ -127,7 +129,6 @@ class SecAggClient:
     """
 
     __slots__ = ("_identity", "_roster", "_state")
-    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, state: _State, *, roster: Roster, identity: Identity) -> None:
         self._state = state
@@ -460,18 +461,6 @@ class SecAggClient:
 
     def _my_place(self) -> int:
         return next(entry.place for entry in self._state.entries if entry.client == self._state.client)
-
-    def __repr__(self) -> str:
-        """Return a fixed word: secrets do not print."""
-        return "<secret>"
-
-    def __eq__(self, other: object) -> NoReturn:
-        """Refuse to compare."""
-        raise Error("sides of a secure sum are not compared")
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        """Refuse ``pickle`` and ``copy``."""
-        raise Error("a side of a secure sum is neither pickled nor copied: stored() gives what its owner keeps")
 
 
 def shares_signed(sid: bytes, client: str, sealed: bytes, seed: bytes, commitments: bytes) -> bytes:

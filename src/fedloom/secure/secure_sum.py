@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fedloom.core.aggregator import (
@@ -103,6 +103,10 @@ class SecureSum:
     def vector_step(self) -> int:
         """The masked vector is message 2."""
         return 2
+
+    def deployed(self) -> SecureSum:
+        """Return the protocol: between organisations there is nothing else."""
+        return replace(self, protocol=True)
 
     def rules(self, invited: int) -> Rules:
         """Return how many must take part in a cohort of a size.
@@ -258,7 +262,7 @@ class SecureSum:
         from fedloom.secure.secagg_server import SecAggServer  # cryptography: not before it is used
 
         path = ("secure_sum", about.phase, about.program, about.round, about.retry)
-        seed = _entropy(keys.secret.child(*path))
+        seed = _words(keys.secret.child(*path))  # the same when a round is carried out again from what is stored of it
         return SecAggServer(cohort, terms, _roster(about, keys.secret), graph_seed=seed)
 
     def client(
@@ -443,5 +447,8 @@ def _only_derived(secret: SecretKey, what: str) -> None:
 
 def _entropy(secret: SecretKey) -> bytes:
     """Return 32 bytes for one session: fresh ones, in simulation derived ones."""
-    source = secret if secret.derived else fresh_secret()
-    return source.random_raw(4).astype("<u8").tobytes()
+    return _words(secret if secret.derived else fresh_secret())
+
+
+def _words(secret: SecretKey) -> bytes:
+    return secret.random_raw(4).astype("<u8").tobytes()

@@ -230,6 +230,14 @@ class SharesSum:
         del wire
         return self.min_survivors - self.colluders
 
+    def deployed(self) -> SharesSum:
+        """Refuse: there is no transport to several servers yet.
+
+        Raises:
+            PlanError: Always.
+        """
+        raise PlanError("shares_sum runs in simulation: no federation has several servers yet. Take secure_sum")
+
     def survivors(self, wire: WireType) -> int | None:
         """Return how many contributions every opened sum has, at least."""
         del wire

@@ -1,0 +1,566 @@
+"""SiteAgent: one site of a federation: it asks for work, decides itself whether to do it, and answers each thing once.
+
+The agent has keys, policy and outbox, and trains nothing: rows are read in a worker process that has no key. What it
+answers is written down before its first byte leaves, in one transaction with the client's state and its side of a
+secure sum; after a crash the same bytes are sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from msgspec import structs
+
+from fedloom.core import codec
+from fedloom.core.aggregator import Aggregator, SumRound
+from fedloom.core.component import ComponentSpec
+from fedloom.core.ids import ClientId, RunId
+from fedloom.core.keys import Key, Keys
+from fedloom.core.messages import AggregatorMessage, AggregatorRequest, ClientMessage, Failed, Program, Refused
+from fedloom.core.roster import Identity, Roster
+from fedloom.core.wire import WireType
+from fedloom.engines.pipes import log_again
+from fedloom.engines.secrets import rehearsed_secret
+from fedloom.engines.site_calls import HANDSHAKE, round_key
+from fedloom.engines.site_hand import Limits, SiteHand, WorkerGone
+from fedloom.engines.site_messages import Looked, SiteSetup, Train, Trained, wire_of
+from fedloom.entropy import fresh_secret
+from fedloom.errors import CodecError, Error, PlanError
+from fedloom.experiment.registry import resolve
+from fedloom.experiment.remote import RunFacts, read_facts
+from fedloom.experiment.spec import Experiment
+from fedloom.runtime.on_the_wire import decode_request
+from fedloom.runtime.sum_side import SumSide
+from fedloom.secure.envelopes import Header, body_digest, seal_envelope
+from fedloom.secure.peers import COORDINATOR
+from fedloom.store.epochs import head_text
+from fedloom.store.federation_rows import RoundKey, task_name
+from fedloom.store.site_rows import Outgoing
+from fedloom.store.site_store import SiteStore
+from fedloom.transport import verbs
+from fedloom.transport.errors import Code
+from fedloom.transport.errors import Refused as Denied
+
+log = logging.getLogger(__name__)
+_MOST_HELD = 1 << 31
+_EXPIRES_S = 3600
+
+
+class Line(Protocol):
+    """The line to the coordinator: what ``transport.client.Client`` is."""
+
+    def hello(self, request: verbs.Hello) -> verbs.HelloReply:
+        """Open a session."""
+        ...
+
+    def poll(self, request: verbs.Poll) -> verbs.Offers:
+        """Ask for work."""
+        ...
+
+    def claim(self, request: verbs.Claim) -> verbs.Claimed:
+        """Take a task."""
+        ...
+
+    def decline(self, request: verbs.Decline) -> verbs.Noted:
+        """Decline a task."""
+        ...
+
+    def heartbeat(self, request: verbs.Heartbeat) -> verbs.HeartbeatReply:
+        """Say that the site lives."""
+        ...
+
+    def submit(self, request: verbs.Submit) -> verbs.SubmitReply:
+        """Hand in a result."""
+        ...
+
+    def fail(self, request: verbs.Fail) -> verbs.SubmitReply:
+        """Say that a task could not be done."""
+        ...
+
+    def goodbye(self, request: verbs.Goodbye) -> verbs.Noted:
+        """End a session."""
+        ...
+
+    def fetch(self, blob: verbs.Blob, *, largest: int) -> bytes:
+        """Fetch a blob."""
+        ...
+
+    def upload(self, request: verbs.BeginUpload, read: Callable[[int, int], bytes]) -> verbs.UploadAt:
+        """Send a blob."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteData:
+    """Where a site's rows lie, by its own policy."""
+
+    source: ComponentSpec
+    base: Path
+    columns: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A run, as a site looks at it before it says yes."""
+
+    run: RunId
+    experiment: Experiment
+    facts: RunFacts
+    rows: int
+    fingerprint: str
+
+
+Judge = Callable[[Asked], tuple[str, ...]]
+"""Returns the codes of what speaks against a run; none: it may run here."""
+
+
+class Hand(Protocol):
+    """What trains for one run: ``SiteHand``, whose worker is a process."""
+
+    def look(self) -> Looked:
+        """Return what the site has."""
+        ...
+
+    def train(self, asked: Train) -> Trained:
+        """Return what came of an order."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+class MakeHand(Protocol):
+    """Makes the hand of a run that begins."""
+
+    def __call__(self, setup: SiteSetup, *, limits: Limits, moved: Callable[[], None]) -> Hand:
+        """Return it."""
+        ...
+
+
+@dataclass(slots=True)
+class _Work:
+    """A run at this site."""
+
+    experiment: Experiment
+    data: SiteData
+    hand: Hand
+    aggregators: dict[Program, Aggregator] = field(default_factory=dict)
+    wires: dict[tuple[int, str], WireType] = field(default_factory=dict)
+
+
+class SiteAgent:
+    """One site.
+
+    Args:
+        line: To the coordinator.
+        store: The site's own.
+        identity: The site's key.
+        roster: Whom the operator has approved.
+        data: By the digest of an experiment's data: where the rows lie.
+        judge: Whether a run may happen here.
+        limits: What a worker may take.
+        rehearsal: Draw secrets from the seed: synthetic or public data only.
+        now: The present, for expiries.
+        hand: What trains for a run.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        store: SiteStore,
+        identity: Identity,
+        *,
+        roster: Callable[[], Roster],
+        data: Callable[[Experiment], SiteData],
+        judge: Judge,
+        limits: Limits | None = None,
+        rehearsal: bool = False,
+        now: Callable[[], float] = time.time,
+        hand: MakeHand = SiteHand,
+    ) -> None:
+        self._line = line
+        self._store = store
+        self._identity = identity
+        self._roster = roster
+        self._data = data
+        self._judge = judge
+        self._limits = Limits() if limits is None else limits
+        self._rehearsal = rehearsal
+        self._now = now
+        self._make_hand = hand
+        self._runs: dict[str, _Work] = {}
+        self._session = ""
+        self._poll_s = 45.0
+        self._heartbeat_s = 12.0
+        self._stopping = threading.Event()
+        self._at: str | None = None
+        self._moved = True
+
+    # The loop --------------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Work until ``stop``: say hello, ask, carry out. A session that was fenced is opened anew."""
+        beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beats.start()
+        try:
+            while not self._stopping.is_set():
+                try:
+                    if not self._session:
+                        self._hello()
+                    self.work_once()
+                except Denied as error:
+                    if error.refusal.code != Code.STALE_SESSION:
+                        raise
+                    log.warning("the session was fenced: %s", error)
+                    self._session = ""
+        finally:
+            self.close()
+
+    def work_once(self) -> int:
+        """Ask for work once, carry out what comes, and return how many tasks that were."""
+        if not self._session:
+            self._hello()
+        for out in self._store.unsubmitted():
+            self._resend(out)
+        offers = self._line.poll(verbs.Poll(session=self._session, wait_s=self._poll_s))
+        done = 0
+        for offer in offers.offers:
+            if self._stopping.is_set():
+                break
+            self._carry_out(offer)
+            done += 1
+        if offers.come_back_after_s:
+            self._stopping.wait(offers.come_back_after_s)
+        return done
+
+    def stop(self) -> None:
+        """Ask the agent to end after what it is at."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """End the workers, and the session if there is one."""
+        self._stopping.set()
+        for work in self._runs.values():
+            work.hand.close()
+        self._runs.clear()
+        if self._session:
+            session, self._session = self._session, ""
+            try:
+                self._line.goodbye(verbs.Goodbye(session=session, reason="stopped"))
+            except Error as error:
+                log.info("the session could not be ended: %s", error)
+
+    def _hello(self) -> None:
+        reply = self._line.hello(
+            verbs.Hello(
+                federation=self._roster().federation,
+                version="0.1",
+                store_epoch=str(self._store.epoch),
+                events_head=head_text(self._store.events.head()),
+            )
+        )
+        self._store.saw_coordinator(COORDINATOR, epoch=reply.store_epoch, ledger=None, chain=None)
+        self._session = reply.session
+        self._poll_s, self._heartbeat_s = reply.poll_s, reply.heartbeat_s
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(self._heartbeat_s):
+            task, session = self._at, self._session
+            if not session:
+                continue
+            leases = () if task is None else (verbs.Lease(task=task, moved=self._moved),)
+            self._moved = False
+            try:
+                self._line.heartbeat(verbs.Heartbeat(session=session, leases=leases))
+            except Error as error:
+                log.info("a heartbeat was not heard: %s", error)
+
+    def _has_moved(self) -> None:
+        self._moved = True
+
+    # One task --------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, offer: verbs.Offer) -> None:
+        key, step = round_key(offer.key), offer.key.step
+        found = self._store.outgoing(key, step)
+        if found is not None:
+            self._send(offer.task, offer.key, found)
+            return
+        claimed = self._line.claim(verbs.Claim(session=self._session, task=offer.task, retry=offer.key.retry))
+        self._at, self._moved = offer.task, True
+        try:
+            inputs = [self._line.fetch(blob, largest=_MOST_HELD) for blob in claimed.inputs]
+            out = self._answered(key, step, inputs)
+        finally:
+            self._at = None
+        self._send(offer.task, offer.key, out)
+
+    def _answered(self, key: RoundKey, step: int, inputs: list[bytes]) -> Outgoing:
+        """Make the answer to a task and write it down."""
+        try:
+            if key.phase == HANDSHAKE:
+                return self._handshake(key, step, inputs)
+            return self._sum(key, step, inputs[0]) if step else self._order(key, inputs[0], read_facts(inputs[1]))
+        except WorkerGone as gone:
+            log.warning("run=%s round=%s the worker is gone: %s", key.run, key.round, gone)
+            return self._post(key, step, Failed(round=key.round, retry=key.retry, kind="crashed", detail=gone.code))
+        except (CodecError, PlanError) as error:
+            log.warning("run=%s round=%s cannot be carried out: %s", key.run, key.round, error)
+            refused = Refused(round=key.round, retry=key.retry, reason=type(error).__name__)
+            return self._post(key, step, refused)
+
+    def _handshake(self, key: RoundKey, step: int, inputs: list[bytes]) -> Outgoing:
+        work = self._work(key.run, inputs[0])
+        looked = work.hand.look()
+        if step == 0:
+            return self._post_bytes(key, step, looked.facts)
+        facts = read_facts(inputs[1])
+        asked = Asked(
+            run=key.run,
+            experiment=work.experiment,
+            facts=facts,
+            rows=looked.rows,
+            fingerprint=looked.fingerprint,
+        )
+        reasons = self._judge(asked)
+        if reasons:
+            log.warning("run=%s is refused here: %s", key.run, ", ".join(reasons))
+            return self._post(key, step, Refused(round=key.round, retry=key.retry, reason=reasons[0]))
+        return self._post_bytes(key, step, facts.digest.encode())
+
+    def _order(self, key: RoundKey, order: bytes, facts: RunFacts) -> Outgoing:
+        work = self._runs.get(key.run)
+        if work is None:
+            work = self._work(key.run, self._experiment(key.run))
+        states = self._store.states(key.run, like=None)  # type: ignore[arg-type]
+        secret = None if self._rehearsal else fresh_secret().stored()
+        trained = work.hand.train(
+            Train(
+                phase=key.phase,
+                facts=facts.canonical,
+                program=key.program,
+                order=order,
+                state=states.load_bytes(self._identity.client),
+                secret=secret,
+            )
+        )
+        log_again(trained.log)
+        return self._message(key, work, trained)
+
+    def _message(self, key: RoundKey, work: _Work, trained: Trained) -> Outgoing:
+        """Hide the vector that came from the worker, and write everything down together."""
+        program, wire = key.program, wire_of(trained)
+        likes: list[ClientMessage] = [
+            Refused(round=key.round, retry=key.retry, reason=""),
+            Failed(round=key.round, retry=key.retry, kind="lost", detail=""),
+            AggregatorMessage(round=key.round, retry=key.retry, payload=_zeros(wire)),
+        ]
+        message = codec.decode_one_of(trained.message, likes)
+        work.wires[key.phase, program] = wire
+        with self._store.together("answer"):
+            if trained.state is not None:
+                states = self._store.states(key.run, like=None)  # type: ignore[arg-type]
+                states.save_bytes(self._identity.client, trained.state)
+            if isinstance(message, AggregatorMessage):
+                message = self._hidden(key, work, trained, message)
+            return self._post(key, 0, message, aggregator=self._aggregator(work, program))
+
+    def _hidden(self, key: RoundKey, work: _Work, trained: Trained, message: AggregatorMessage) -> ClientMessage:
+        aggregator = self._aggregator(work, key.program)
+        if not aggregator.interactive:
+            return message
+        side = self._side(key, work)
+        begun = side.begun(key.program, key.round, key.retry)
+        if begun is not None:
+            return begun
+        phase_key = Key(trained.phase_key)
+        about = SumRound(
+            invited=trained.invited,
+            wire=wire_of(trained),
+            digest=work.experiment.digest,
+            phase=key.phase,
+            program=key.program,
+            round=key.round,
+            retry=key.retry,
+            key=phase_key,
+            order=trained.order_digest,
+            run=key.run,
+            roster=self._roster(),
+        )
+        mine = phase_key.child("round", key.round, key.retry).child("client", self._identity.client)
+        secret = rehearsed_secret(phase_key, self._identity.client) if self._rehearsal else fresh_secret()
+        return side.open(message.payload, about, Keys(mine, secret.child(key.program, key.round, key.retry)))
+
+    def _sum(self, key: RoundKey, step: int, request: bytes) -> Outgoing:
+        work = self._runs.get(key.run)
+        if work is None:
+            work = self._work(key.run, self._experiment(key.run))
+        aggregator: Any = self._aggregator(work, key.program)
+        if not aggregator.interactive:
+            raise CodecError("a second message was asked for in a sum that has one")
+        wire = work.wires.get((key.phase, key.program), WireType(dim=None, dtype="uint32"))
+        asked: AggregatorRequest = decode_request(request, aggregator, wire)
+        if (asked.program, asked.round, asked.retry, asked.step) != (key.program, key.round, key.retry, step):
+            raise CodecError("the message is of another round or step than its task")
+        with self._store.together("answer"):
+            answer = self._side(key, work).answer(asked)
+            return self._post(key, step, answer, aggregator=aggregator)
+
+    def _side(self, key: RoundKey, work: _Work) -> SumSide:
+        return SumSide(
+            client=self._identity.client,
+            phase=key.phase,
+            aggregator=self._aggregator(work, key.program),
+            sessions=self._store.sessions(key.run),
+            roster=self._roster(),
+            identity=self._identity,
+        )
+
+    # Runs ------------------------------------------------------------------------------------------------------------
+
+    def _work(self, run: RunId, experiment: bytes) -> _Work:
+        if run not in self._runs:
+            self._keep_experiment(run, experiment)
+            built = Experiment.from_json(msgspec.json.decode(experiment))
+            data = self._data(built)
+            setup = SiteSetup(
+                experiment=experiment,
+                base=str(data.base),
+                client=self._identity.client,
+                source=msgspec.json.encode(data.source),
+                columns=data.columns,
+            )
+            self._runs[run] = _Work(built, data, self._make_hand(setup, limits=self._limits, moved=self._has_moved))
+        return self._runs[run]
+
+    def _keep_experiment(self, run: RunId, experiment: bytes) -> None:
+        folder = self._store.folder / "experiments"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{body_digest(run.encode()).hex()}.json"
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            temporary.write_bytes(experiment)
+            temporary.replace(path)
+
+    def _experiment(self, run: RunId) -> bytes:
+        path = self._store.folder / "experiments" / f"{body_digest(run.encode()).hex()}.json"
+        if not path.exists():
+            raise PlanError(f"run {run} was never shown to this site")
+        return path.read_bytes()
+
+    def _aggregator(self, work: _Work, program: Program) -> Aggregator:
+        """Return what adds up a program's vectors, as the experiment says: nothing else of it is built here."""
+        if program not in work.aggregators:
+            pipeline: Any = work.experiment.pipeline
+            if program == "evaluate" and work.experiment.metrics_pipeline is not None:
+                pipeline = work.experiment.metrics_pipeline
+            found = pipeline.arguments.get("aggregator") if isinstance(pipeline, ComponentSpec) else pipeline.aggregator
+            if isinstance(found, Mapping):
+                found = msgspec.convert(found, type=ComponentSpec)
+            if found is None:
+                found = ComponentSpec("fedloom.aggregators", "plain_sum", {})
+            value: Any = resolve(found, base=work.data.base) if isinstance(found, ComponentSpec) else found
+            work.aggregators[program] = value.deployed()
+        return work.aggregators[program]
+
+    # What leaves -----------------------------------------------------------------------------------------------------
+
+    def _post(
+        self, key: RoundKey, step: int, message: ClientMessage, *, aggregator: Aggregator | None = None
+    ) -> Outgoing:
+        if isinstance(message, Refused):
+            code, _, words = message.reason.partition(":")
+            log.warning("run=%s round=%s step=%s refused: %s", key.run, key.round, step, message.reason)
+            return self._store.post(
+                Outgoing(**key._asdict(), step=step, kind="refused", detail=code if words else message.reason)
+            )
+        if isinstance(message, Failed):
+            error, _, words = message.detail.partition(":")
+            log.warning("run=%s round=%s step=%s failed: %s", key.run, key.round, step, message.detail)
+            detail = "\n".join([message.kind, error if words else message.kind, message.where or ""])
+            return self._store.post(Outgoing(**key._asdict(), step=step, kind="failed", detail=detail))
+        if aggregator is not None and aggregator.interactive:
+            packed: Any = aggregator
+            message = structs.replace(message, payload=packed.pack(message.payload))
+        return self._post_bytes(key, step, codec.encode(message))
+
+    def _post_bytes(self, key: RoundKey, step: int, data: bytes) -> Outgoing:
+        blob = self._store.blobs.put(data)
+        return self._store.post(Outgoing(**key._asdict(), step=step, kind="message", blob=blob))
+
+    def _resend(self, out: Outgoing) -> None:
+        """Send what was written down before and is not known to have arrived."""
+        task = task_name(out.key, out.step, self._identity.client)
+        key = verbs.TaskKey(
+            run=out.run, phase=out.phase + 1, program=out.program, round=out.round, retry=out.retry, step=out.step
+        )
+        self._send(task, key, out)
+
+    def _send(self, task: str, key: verbs.TaskKey, out: Outgoing) -> None:
+        try:
+            verdict = self._sent(task, key, out)
+        except Denied as error:
+            if error.refusal.code not in (Code.NOT_FOUND, Code.ABORTED):
+                raise
+            verdict = f"GONE {error.refusal.code}"
+        if verdict not in ("ACCEPTED", "DUPLICATE_OK"):
+            log.warning("run=%s round=%s step=%s: the coordinator says %s", out.run, out.round, out.step, verdict)
+        self._store.submitted(out.key, out.step, verdict)
+
+    def _sent(self, task: str, key: verbs.TaskKey, out: Outgoing) -> str:
+        if out.kind == "refused":
+            self._line.decline(
+                self._signed(
+                    verbs.Decline(session=self._session, task=task, retry=key.retry, reason=out.detail[:200]), key
+                )
+            )
+            return "ACCEPTED"
+        if out.kind == "failed":
+            kind, error, where = (*out.detail.split("\n"), "", "", "")[:3]
+            failed = verbs.Fail(
+                session=self._session,
+                task=task,
+                key=key,
+                kind=kind,
+                error=error[:200] or kind,
+                where=where[:200] or None,
+            )
+            return self._line.fail(self._signed(failed, key)).verdict
+        assert out.blob is not None, "a message has a content"
+        data = self._store.blobs.read(out.blob)
+        blob = verbs.Blob(digest=bytes.fromhex(out.blob), length=len(data))
+        begin = verbs.BeginUpload(session=self._session, task=task, retry=key.retry, blob=blob)
+        self._line.upload(begin, lambda offset, size: data[offset : offset + size])
+        return self._line.submit(
+            self._signed(verbs.Submit(session=self._session, task=task, key=key, blob=blob), key)
+        ).verdict
+
+    def _signed(self, message: Any, key: verbs.TaskKey) -> Any:
+        header = Header(
+            federation=self._roster().federation,
+            sender=self._identity.client,
+            receiver=ClientId(COORDINATOR),
+            run=RunId(key.run),
+            round=key.round,
+            retry=key.retry,
+            step=key.step,
+            message_id=os.urandom(16),
+            sequence=self._store.reserve_numbers(key.run, 1),
+            expires_at=int(self._now()) + _EXPIRES_S,
+        )
+        envelope = seal_envelope(body_digest(verbs.signed_part(message)), header, self._identity)
+        return structs.replace(message, envelope=envelope.stored())
+
+
+def _zeros(wire: WireType) -> Any:
+    return np.zeros(wire.dim or 0, wire.dtype)

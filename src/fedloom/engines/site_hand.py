@@ -1,0 +1,191 @@
+"""SiteHand: an agent's hold on the process that trains for one run: started, asked, watched, ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import BinaryIO, Self, TypeVar
+
+from fedloom.engines.site_messages import (
+    FromSiteWorker,
+    Look,
+    Looked,
+    Moved,
+    SiteRaised,
+    SiteSetup,
+    ToSiteWorker,
+    Train,
+    Trained,
+    read_from_worker,
+    send,
+)
+from fedloom.errors import WorkerError
+
+M = TypeVar("M", bound=FromSiteWorker)
+log = logging.getLogger(__name__)
+_SERVE = "from fedloom.engines.site_worker import serve; serve()"
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a worker may take."""
+
+    idle_s: float = 60.0
+    """Without a word of the worker while it has work: it hangs, and is ended."""
+    memory_gb: float | None = None
+    """Of address space; None: what the system gives."""
+
+
+class WorkerGone(WorkerError):
+    """A worker ended, hung or raised; ``code`` is what may be told of it outside the site."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        super().__init__(detail)
+
+
+class SiteHand:
+    """A worker of one run: started when it is first asked, kept between rounds, started anew when it has gone.
+
+    Args:
+        setup: What the worker is told first.
+        limits: What it may take.
+        moved: Called whenever the worker says that it goes on.
+    """
+
+    def __init__(
+        self, setup: SiteSetup, *, limits: Limits | None = None, moved: Callable[[], None] = lambda: None
+    ) -> None:
+        self._setup = setup
+        self._limits = Limits() if limits is None else limits
+        self._moved = moved
+        self._worker: _Worker | None = None
+
+    def look(self) -> Looked:
+        """Return what the site has.
+
+        Raises:
+            WorkerGone: When the worker raised, hung or ended.
+        """
+        return self._ask(Look(), Looked)
+
+    def train(self, asked: Train) -> Trained:
+        """Return what came of an order.
+
+        Raises:
+            WorkerGone: When the worker raised, hung or ended.
+        """
+        return self._ask(asked, Trained)
+
+    def _ask(self, message: ToSiteWorker, kind: type[M]) -> M:
+        worker = self._started()
+        try:
+            worker.send(message)
+            return worker.answer(kind, idle_s=self._limits.idle_s, moved=self._moved)
+        except WorkerGone as gone:
+            if gone.code != "raised":
+                self.close()
+            raise
+
+    def _started(self) -> _Worker:
+        if self._worker is None:
+            self._worker = _Worker(self._limits)
+            self._worker.send(self._setup)
+            self._worker.answer(Moved, idle_s=self._limits.idle_s, moved=self._moved, first=True)
+        return self._worker
+
+    def close(self) -> None:
+        """End the worker and all that it has started."""
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
+
+    def __enter__(self) -> Self:
+        """Return the hand."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the worker."""
+        self.close()
+
+
+class _Worker:
+    """One process, its two pipes, and the group of all that it starts."""
+
+    def __init__(self, limits: Limits) -> None:
+        theirs_in, ours_out = os.pipe()
+        ours_in, theirs_out = os.pipe()
+        command = [sys.executable, "-c", _SERVE, str(theirs_in), str(theirs_out)]
+        paths = os.pathsep.join(path for path in sys.path if path)
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
+        most = "" if limits.memory_gb is None else str(int(limits.memory_gb * (1 << 30)))
+        environment = {**kept, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "FEDLOOM_WORKER_BYTES": most}
+        try:
+            # A group of its own, so that what a program of the user starts ends with it. No variable of the agent is
+            # passed on but what a program needs to run: tokens and pass phrases stay behind.
+            self._process = subprocess.Popen(
+                command, pass_fds=(theirs_in, theirs_out), env=environment, start_new_session=True
+            )
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+        self._orders: BinaryIO = os.fdopen(ours_out, "wb")
+        self._answers: BinaryIO = os.fdopen(ours_in, "rb", buffering=0)
+
+    def send(self, message: ToSiteWorker) -> None:
+        try:
+            send(self._orders, message)
+        except BrokenPipeError:
+            raise self._gone() from None
+
+    def answer(self, kind: type[M], *, idle_s: float, moved: Callable[[], None], first: bool = False) -> M:
+        """Return the answer, of the kind that is expected, through any number of words that the worker goes on."""
+        while True:
+            ready, _, _ = select.select([self._answers], [], [], idle_s)
+            if not ready:
+                self.end()
+                raise WorkerGone("TASK_STALLED", f"the worker said nothing for {idle_s:g} s: it hung, and was ended")
+            message = read_from_worker(self._answers)
+            if message is None:
+                raise self._gone()
+            if isinstance(message, Moved) and not (first and kind is Moved):
+                moved()
+                continue
+            if isinstance(message, SiteRaised):
+                log.warning("the worker raised %s: %s\n%s", message.error, message.text, message.trace.rstrip())
+                raise WorkerGone("raised", f"{message.error}: {message.text}")
+            if not isinstance(message, kind):
+                raise WorkerGone("raised", f"the worker answered with {type(message).__name__}")
+            return message
+
+    def end(self) -> None:
+        """End the group: the worker and whatever it has started."""
+        for pipe in (self._orders, self._answers):
+            with suppress(BrokenPipeError, OSError):
+                pipe.close()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE_S)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _gone(self) -> WorkerGone:
+        code = self._process.wait(_PATIENCE_S)
+        self.end()
+        if code < 0:
+            why = " (the system ends processes so when memory is short)" if code == -signal.SIGKILL else ""
+            return WorkerGone("WORKER_KILLED", f"the worker was ended by signal {-code}{why}")
+        return WorkerGone("WORKER_ENDED", f"the worker ended with code {code} in the middle of its work")

@@ -1,0 +1,157 @@
+"""A line that is cut, goes dead or leads through a proxy (C2, C3, C12, C15)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from fedloom.transport import calls, verbs
+from fedloom.transport.backoff import LinkState
+from fedloom.transport.client import Client, Memory
+
+DATA = bytes(range(256)) * 14_000
+BEAT = verbs.Heartbeat(session="s")
+
+
+class Proxy:
+    """Passes connections on. The first of them carry only so many bytes: then they are cut, or silent (``dead``)."""
+
+    def __init__(self, target: int, limits: list[int | None], *, dead: bool = False, connect: bool = False) -> None:
+        self._target = target
+        self._limits = limits
+        self._dead = dead
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._open: list[socket.socket] = []
+        self.asked: list[str] = []
+        self.accepted = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for each in self._open:
+                self._end(each)
+                each.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._connect:
+                self.asked.append(client.recv(4096).split(b"\r\n")[0].decode())
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            server = socket.create_connection(("127.0.0.1", self._target))
+            with self._lock:
+                limit = self._limits[self.accepted] if self.accepted < len(self._limits) else None
+                self.accepted += 1
+                self._open += [client, server]
+            for source, sink, most in ((client, server, limit), (server, client, limit)):
+                threading.Thread(target=self._pass, args=(source, sink, most), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, most: int | None) -> None:
+        passed = 0
+        try:
+            while data := source.recv(1 << 16):
+                passed += len(data)
+                if most is not None and passed > most:
+                    if self._dead:
+                        continue
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        for each in (source, sink):
+            self._end(each)
+
+    @staticmethod
+    def _end(each: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def through(federation: Any) -> Iterator[Callable[..., tuple[Proxy, Client]]]:
+    made: list[tuple[Proxy, Client]] = []
+
+    def start(limits: list[int | None], *, dead: bool = False, **options: Any) -> tuple[Proxy, Client]:
+        proxy = Proxy(federation.server.port, limits, dead=dead)
+        settings: dict[str, Any] = {"pause": lambda seconds: False, "jitter": lambda: 0.0, "patience_s": None}
+        client = Client(f"127.0.0.1:{proxy.port}", federation.authority.site(), **(settings | options))
+        made.append((proxy, client))
+        return proxy, client
+
+    yield start
+    for proxy, client in made:
+        client.close()
+        proxy.close()
+
+
+def test_an_upload_over_a_line_that_is_cut_again_and_again_arrives_once(federation: Any, through: Any) -> None:
+    told: list[LinkState] = []
+    # The first connection carries control calls; then come those for bytes, each cut a little later.
+    proxy, client = through([None, 100_000, 900_000, 1_500_000, 60_000, 1_500_000, 1_200_000], tell=told.append)
+    blob = verbs.Blob(digest=hashlib.sha256(DATA).digest(), length=len(DATA))
+    request = verbs.BeginUpload(session="s", task="t", retry=0, blob=blob)
+    assert client.upload(request, lambda offset, size: DATA[offset : offset + size]).done
+    upload = federation.coordinator.uploads["north-t-0"]
+    assert upload.done
+    assert bytes(upload.data) == DATA
+    assert proxy.accepted >= 6
+    assert told[0].connected
+    assert all(before.connected != after.connected for before, after in itertools.pairwise(told))
+
+
+def test_a_download_over_a_line_that_is_cut_goes_on_where_it_was(federation: Any, through: Any) -> None:
+    blob = verbs.Blob(digest=hashlib.sha256(DATA).digest(), length=len(DATA))
+    federation.coordinator.blobs[blob.digest] = DATA
+    proxy, client = through([100_000, 2_300_000, 1_200_000])
+    sink = Memory(blob)
+    client.download(verbs.Fetch(digest=blob.digest), length=blob.length, sink=sink)
+    assert bytes(sink.data) == DATA
+    assert proxy.accepted >= 4
+    asked = [request.offset for _, request in federation.coordinator.asked]
+    assert asked == sorted(asked)
+    assert asked[-1] > 0
+
+
+def test_a_line_that_is_dead_without_a_word_is_given_up_and_made_again(federation: Any, through: Any) -> None:
+    told: list[LinkState] = []
+    proxy, client = through([6_000], dead=True, tell=told.append)
+    for _ in range(200):
+        assert client.call(calls.HEARTBEAT, BEAT, within_s=0.3).server_time_s == 6.0
+        if proxy.accepted > 1:
+            break
+    assert proxy.accepted == 2
+    assert [state.connected for state in told] == [True, False, True]
+    assert "DEADLINE_EXCEEDED" in told[1].reason
+
+
+def test_a_proxy_of_the_environment_is_used_and_can_be_gone_round(
+    federation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = Proxy(federation.server.port, [], connect=True)
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+    try:
+        federation.client(patience_s=5.0).heartbeat(BEAT)
+        assert proxy.asked == [f"CONNECT 127.0.0.1:{federation.server.port} HTTP/1.1"]
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        federation.client(patience_s=5.0).heartbeat(BEAT)
+        assert len(proxy.asked) == 1
+    finally:
+        proxy.close()
