@@ -108,6 +108,8 @@ class Command:
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
     """What standard error has said so far."""
+    bound_s: float = BOUND_S
+    """For the end of it."""
 
     def wait_for(self, text: str) -> str:
         """Read standard error up to a line that holds ``text``; the process ended without: fail."""
@@ -133,7 +135,7 @@ class Command:
 
     def finish(self) -> tuple[int, str, str]:
         """Wait for the end; return exit code, standard output, and all of standard error."""
-        out, err = self.process.communicate(timeout=BOUND_S)
+        out, err = self.process.communicate(timeout=self.bound_s)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, 0)
             raise AssertionError("a process of the command lives on")
@@ -154,12 +156,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
             options: Sequence[str] = (),
             script: str = MAIN,
             cwd: Path | None = None,
+            stdin: int = subprocess.DEVNULL,
+            bound_s: float = BOUND_S,
         ) -> Command:
             child = subprocess.Popen(
                 [sys.executable, *options, "-c", script, *map(str, arguments)],
                 cwd=tmp_path if cwd is None else cwd,
                 env={**os.environ, **(env or {})},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -167,12 +171,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 start_new_session=True,
             )
             stack.enter_context(child)
-            watchdog = threading.Timer(BOUND_S, child.kill)
+            watchdog = threading.Timer(bound_s, child.kill)
             watchdog.start()
             stack.callback(watchdog.join)
             stack.callback(watchdog.cancel)
             stack.callback(child.kill)
-            return Command(child)
+            return Command(child, bound_s=bound_s)
 
         yield run
 

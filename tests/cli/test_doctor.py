@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from fedloom.cli import doctor
-from fedloom.cli.doctor import Finding, examine
+from fedloom.cli.doctor import examine
+from fedloom.cli.findings import Finding
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -390,6 +390,14 @@ def test_order_is_that_of_most_sites_and_classes_are_united() -> None:
     assert found.names == (A, B)
 
 
+def test_a_number_of_classes_names_none() -> None:
+    """Data that are made up have ``classes = 2``: how many there are, and not what they are called."""
+    schema = Schema(("x0",), "label", ("0", "1"))
+    found = agree(held(a=schema, b=schema), ComponentSpec("fedloom.datasets", "generated", {"classes": 2}))
+    assert isinstance(found, RunFacts)
+    assert found.schema.classes == ("0", "1")
+
+
 def test_versions_are_errors_or_warnings() -> None:
     here = {"fedloom": "1.0", "models": "2.1", "python": "3.11.7", "numpy": "2.4.1", "torch": "2.13.0"}
     theirs = {"fedloom": "1.0", "models": "2.2", "python": "3.12.1", "numpy": "1.26.0", "torch": "2.13.1"}

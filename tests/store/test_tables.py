@@ -141,6 +141,31 @@ def test_a_reader_that_waits_holds_up_no_writer(file: TableFile) -> None:
     assert pages(file) == [1]
 
 
+def test_closing_waits_for_who_reads_and_nothing_is_read_after(file: TableFile) -> None:
+    with file.writing("put") as tables:
+        tables.put(PAGES, page(1))
+    reading, go_on, seen = threading.Event(), threading.Event(), list[int]()
+
+    def read() -> None:
+        with file.reading() as tables:
+            reading.set()
+            go_on.wait(10.0)
+            seen.extend(each.number for each in tables.where(PAGES))
+
+    reader, closer = threading.Thread(target=read), threading.Thread(target=file.close)
+    reader.start()
+    assert reading.wait(10.0)
+    closer.start()
+    closer.join(0.05)
+    assert closer.is_alive()
+    go_on.set()
+    closer.join(10.0)
+    reader.join(10.0)
+    assert seen == [1]
+    with pytest.raises(StoreError, match="was closed by this process"), file.reading():
+        pass
+
+
 def test_a_newer_format_is_left_as_it_was(path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(StoreError, match=r"store is format 2, this build knows up to 1; untouched"):

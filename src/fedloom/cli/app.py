@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
+from fedloom.cli.coordinator_app import coordinator
 from fedloom.cli.failures import exit_on_error
+from fedloom.cli.options import COORDINATOR, CoordinatorFolder, File, Json, Set, runs_folder
+from fedloom.cli.pki_app import pki
+from fedloom.cli.site_app import site
 
 app = typer.Typer(
     name="fedloom",
@@ -21,11 +25,11 @@ app.add_typer(runs)
 app.add_typer(config)
 ledger = typer.Typer(name="ledger", help="What has been released of each data set.", no_args_is_help=True)
 app.add_typer(ledger)
+app.add_typer(pki)
+app.add_typer(coordinator)
+app.add_typer(site)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key: algorithm.mu=0.1")]
-File = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file (TOML).")]
-Folder = Annotated[Path, typer.Option("--output", help="Folder of all runs.")]
+Folder = Annotated[Path, typer.Option("--output", help="Folder of all runs, or of a coordinator.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model.safetensors, a run's folder or its id.")]
 Rows = Annotated[Path, typer.Argument(metavar="ROWS.csv", help="Rows as the model was trained on, found by column.")]
 LedgerFile = Annotated[Path, typer.Option("--ledger", metavar="PATH", help="The ledger's file.")]
@@ -87,6 +91,11 @@ def resume(
 ) -> None:
     """Continue a run that was interrupted, paused or killed, to the same bytes."""
     with exit_on_error(json=json):
+        if (output / COORDINATOR).exists():
+            from fedloom.cli.federated import resume as let_go_on
+
+            let_go_on(output, run, json=json)
+            return
         from fedloom.cli.run import resume_run
 
         resume_run(run, overrides or [], output=output, json=json)
@@ -119,7 +128,7 @@ def report(
     with exit_on_error(json=json):
         from fedloom.cli.report import write_public_report, write_report
 
-        (write_public_report if public else write_report)(run, output, json=json)
+        (write_public_report if public else write_report)(run, runs_folder(output), json=json)
 
 
 @app.command()
@@ -197,7 +206,7 @@ def predict(
     with exit_on_error(json=json):
         from fedloom.cli.use_model import predict_rows
 
-        predict_rows(model, data, out=out, output=output, json=json)
+        predict_rows(model, data, out=out, output=runs_folder(output), json=json)
 
 
 @app.command()
@@ -206,16 +215,118 @@ def evaluate(model: Model, data: Rows, output: Folder = Path("runs"), json: Json
     with exit_on_error(json=json):
         from fedloom.cli.use_model import evaluate_rows
 
-        evaluate_rows(model, data, output=output, json=json)
+        evaluate_rows(model, data, output=runs_folder(output), json=json)
+
+
+Sites = Annotated[
+    int | None, typer.Option("--sites", metavar="N", min=2, help="Of the experiment's clients; else all.")
+]
+Parties = Annotated[
+    Path | None, typer.Option("--folder", metavar="FOLDER", help="Keep all parties' folders, in this new one.")
+]
 
 
 @app.command()
-def doctor(output: Folder = Path("runs"), json: Json = False) -> None:
-    """Look at this machine: versions, memory, disk, rights, terminal. Uses no network."""
+def up(
+    file: File,
+    overrides: Set = None,
+    sites: Sites = None,
+    folder: Parties = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder of all runs (over the file's).")] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Try a federation out on this host: a coordinator and a process for each site, ended with the run."""
+    with exit_on_error(json=json):
+        from fedloom.cli.up import Wish
+        from fedloom.cli.up import up as begin
+
+        wish = Wish(file=file, overrides=overrides or [], sites=sites, folder=folder, output=output)
+        begin(wish, json=json)
+
+
+@app.command()
+def rehearse(
+    file: File,
+    overrides: Set = None,
+    sites: Sites = None,
+    folder: Parties = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder of all runs (over the file's).")] = None,
+    *,
+    rows: Annotated[str, typer.Option("--rows", metavar="KIND", help="What the rows are: public or synthetic.")],
+    json: Json = False,
+) -> None:
+    """Play a run over real sockets with secrets from its seed: the same bytes each time, and no protection."""
+    with exit_on_error(json=json):
+        from fedloom.cli.up import Wish, up
+
+        wish = Wish(
+            file=file, overrides=overrides or [], sites=sites, folder=folder, output=output, rehearsed_rows=rows
+        )
+        up(wish, json=json)
+
+
+@app.command()
+def submit(
+    folder: CoordinatorFolder,
+    file: File,
+    overrides: Set = None,
+    *,
+    name: Annotated[str | None, typer.Option("--name", help="For people; else the file's.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="See the run through to its end.")] = False,
+    json: Json = False,
+) -> None:
+    """Hand an experiment to a coordinator on this host, which asks its sites."""
+    with exit_on_error(json=json):
+        from fedloom.cli.federated import submit as hand_in
+
+        hand_in(folder, file, overrides or [], name=name, follow=follow, json=json)
+
+
+Handed = Annotated[str | None, typer.Argument(metavar="[RUN]", help="An id, its start or a name; else the newest.")]
+
+
+@app.command()
+def logs(folder: CoordinatorFolder, run: Handed = None, json: Json = False) -> None:
+    """Print what has happened in a run of a coordinator, and what happens until its end."""
+    with exit_on_error(json=json):
+        from fedloom.cli.federated import logs as follow
+
+        follow(folder, run, json=json)
+
+
+@app.command()
+def stop(
+    folder: CoordinatorFolder,
+    run: Handed = None,
+    *,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For the record, and for the sites.")] = (
+        "ended by the operator"
+    ),
+    pause: Annotated[bool, typer.Option("--pause", help="Let it rest after the open round: `resume` goes on.")] = False,
+    json: Json = False,
+) -> None:
+    """End a run of a coordinator; what it has released stays counted."""
+    with exit_on_error(json=json):
+        from fedloom.cli.federated import stop as end
+
+        end(folder, run, reason=reason, pause=pause, json=json)
+
+
+@app.command()
+def doctor(
+    party: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FOLDER]", help="Of a coordinator or a site: its files, and the line to the others."),
+    ] = None,
+    output: Folder = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Look at this machine, and at a coordinator or site on it. Uses the network only for the latter."""
     with exit_on_error(json=json):
         from fedloom.cli.doctor import run_doctor
 
-        run_doctor(output, json=json)
+        run_doctor(output, party=party, json=json)
 
 
 @runs.command("list")
@@ -224,7 +335,7 @@ def list_(output: Folder = Path("runs"), json: Json = False) -> None:
     with exit_on_error(json=json):
         from fedloom.cli.runs import list_runs
 
-        list_runs(output, json=json)
+        list_runs(runs_folder(output), json=json)
 
 
 @runs.command()
@@ -233,7 +344,7 @@ def show(run: RunName, output: Folder = Path("runs"), json: Json = False) -> Non
     with exit_on_error(json=json):
         from fedloom.cli.runs import show_run
 
-        show_run(run, output, json=json)
+        show_run(run, runs_folder(output), json=json)
 
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help='Folders, run ids, starts of them, or "last".')]
@@ -252,7 +363,7 @@ def compare(
     with exit_on_error(json=json):
         from fedloom.cli.compare import compare_runs
 
-        compare_runs(names, output, json=json, html=html)
+        compare_runs(names, runs_folder(output), json=json, html=html)
 
 
 @runs.command()
@@ -266,7 +377,7 @@ def export(
     with exit_on_error(json=json):
         from fedloom.cli.keeping import export as export_run
 
-        export_run(run, destination, output, json=json)
+        export_run(run, destination, runs_folder(output), json=json)
 
 
 @runs.command()

@@ -1,4 +1,7 @@
-"""``fedloom doctor``: whether this machine can run experiments, and what to do where it cannot. No network is used."""
+"""``fedloom doctor``: whether this machine can run experiments, and what to do where it cannot.
+
+Only where the folder of a coordinator or site is named is the network used: to reach the other side.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +14,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
 
 import typer
 
+from fedloom.cli.findings import Finding
+from fedloom.cli.options import COORDINATOR
 from fedloom.cli.output import write_json
 from fedloom.cli.progress import in_bytes
 from fedloom.store.faults import explained
 
-Level = Literal["ok", "warning", "problem"]
 OLDEST_PYTHON = (3, 11)
 _LEAST_DISK = 200 << 20
 """A run folder is some megabytes; saved rounds of large models are more."""
 _LEAST_MEMORY = 1 << 30
 _EARLIEST = 1_735_689_600
 """1 January 2025 in seconds: a clock before it was never set."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line of the examination."""
-
-    subject: str
-    level: Level
-    value: str
-    advice: str | None = None
 
 
 def examine(output: Path, *, now: Callable[[], float] = time.time) -> tuple[Finding, ...]:
@@ -52,13 +45,18 @@ def examine(output: Path, *, now: Callable[[], float] = time.time) -> tuple[Find
     return tuple(finding for part in parts for finding in part)
 
 
-def run_doctor(output: Path, *, json: bool) -> None:
+def run_doctor(output: Path, *, party: Path | None = None, json: bool) -> None:
     """Print the findings.
+
+    Args:
+        output: Folder of all runs.
+        party: Folder of a coordinator or a site, which is examined too.
+        json: Print one object.
 
     Raises:
         typer.Exit: With code 1 when there is a problem.
     """
-    findings = examine(output)
+    findings = (*examine(output), *_party(party))
     problems = sum(finding.level == "problem" for finding in findings)
     if json:
         write_json({"problems": problems, "findings": [asdict(finding) for finding in findings]})
@@ -70,6 +68,15 @@ def run_doctor(output: Path, *, json: bool) -> None:
         sys.stdout.write(f"\n{words}\n")
     if problems:
         raise typer.Exit(1)
+
+
+def _party(folder: Path | None) -> Iterator[Finding]:
+    if folder is None:
+        return
+    from fedloom.cli.doctor_parties import examine_coordinator
+    from fedloom.cli.doctor_sites import examine_site
+
+    yield from (examine_coordinator if (folder / COORDINATOR).exists() else examine_site)(folder)
 
 
 def _python() -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedloom import store
+from fedloom.cli.asking import agreed
 from fedloom.cli.output import write_json
 from fedloom.errors import StoreError
 from fedloom.store.export import export_run
@@ -36,7 +37,7 @@ def remove(names: Sequence[str], output: Path, *, yes: bool, json: bool) -> None
         if is_held(folder):
             raise StoreError(f"run {folder.name} is running: interrupt it first. Nothing was removed")
     listed = ", ".join(folder.name for folder in folders)
-    if not yes and not _agreed(f"Remove {listed} for ever? [y/N] "):
+    if not yes and not agreed(f"Remove {listed} for ever?"):
         raise StoreError(f"{listed}: nothing was removed; a removal is agreed to by --yes")
     for folder in folders:
         remove_run(folder)
@@ -44,12 +45,3 @@ def remove(names: Sequence[str], output: Path, *, yes: bool, json: bool) -> None
         write_json({"removed": [str(folder) for folder in folders]})
         return
     sys.stdout.write(f"removed {listed}\n")
-
-
-def _agreed(question: str) -> bool:
-    """Ask a person, where one sits at a terminal."""
-    if not sys.stdin.isatty():
-        return False
-    sys.stderr.write(question)
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

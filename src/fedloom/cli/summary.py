@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedloom.cli.progress import in_bytes
@@ -24,7 +25,7 @@ def print_summary(result: RunResult, *, report: Path | None) -> None:
     out.write(
         f"{len(rounds)} rounds, {in_bytes(result.bytes_up)} up, {in_bytes(result.bytes_down)} down, {seconds:.2f} s\n"
     )
-    _print_metrics(result)
+    print_metrics(result.metrics)
     if result.worth is not None:
         width = min(100, shutil.get_terminal_size().columns)
         for words in result.worth.words:
@@ -44,8 +45,8 @@ def print_summary(result: RunResult, *, report: Path | None) -> None:
         out.write(f"report {report}\n")
 
 
-def _print_metrics(result: RunResult) -> None:
-    metrics = result.metrics
+def print_metrics(metrics: Mapping[str, float | None]) -> None:
+    """Print the figures of a run, a line for each set of rows."""
     columns = [name for name in FIGURES if any(key.split("/")[1:2] == [name] for key in metrics)]
     rows = []
     for phase in ("train", "validation", "eval", "local", "pooled"):

@@ -20,6 +20,7 @@ class Desk:
         self.clock = clock
         self._changed = threading.Condition()
         self._version = 0
+        self._laid_out = 0
         self._halted = ""
         self._heard: dict[ClientId, float] = {}
 
@@ -38,6 +39,12 @@ class Desk:
             return self._version
 
     @property
+    def laid_out(self) -> int:
+        """How often something has changed that may be work for a site: a site that waits for work is woken by that."""
+        with self._changed:
+            return self._laid_out
+
+    @property
     def halted(self) -> str:
         """Why nothing more is opened; empty while it is."""
         with self._changed:
@@ -47,6 +54,13 @@ class Desk:
         """Say that the store has changed."""
         with self._changed:
             self._version += 1
+            self._laid_out += 1
+            self._changed.notify_all()
+
+    def came_in(self) -> None:
+        """Say that a site has answered: that is no work for others, who go on waiting."""
+        with self._changed:
+            self._version += 1
             self._changed.notify_all()
 
     def halt(self, reason: str) -> None:
@@ -54,6 +68,7 @@ class Desk:
         with self._changed:
             self._halted = reason
             self._version += 1
+            self._laid_out += 1
             self._changed.notify_all()
 
     def resume(self) -> None:
@@ -65,6 +80,11 @@ class Desk:
         """Wait until something has changed since a version; return False where nothing has in that time."""
         with self._changed:
             return self._changed.wait_for(lambda: self._version != seen, timeout=max(0.0, timeout_s))
+
+    def wait_for_work(self, seen: int, *, timeout_s: float) -> bool:
+        """Wait until something was laid out since ``laid_out`` was read; return False where nothing was."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._laid_out != seen, timeout=max(0.0, timeout_s))
 
     def check(self) -> None:
         """Stop the rounds where somebody has asked for it.

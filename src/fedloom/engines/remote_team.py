@@ -112,16 +112,25 @@ class RemoteTeam:
             return
         if self._store.rounds.round(key).stage in ACCEPTING:
             self._store.rounds.move(key, "closing")
-        if self._store.rounds.round(key).stage == "closing":
-            self._store.rounds.move(key, "aggregating")
         self._desk.wake()
 
-    def settle(self) -> None:
-        """Say that the round is durable: sites may delete what they keep of it."""
-        if self._key is not None and self._store.rounds.round(self._key).stage == "aggregating":
-            self._store.rounds.move(self._key, "committed")
+    def settle(self, *, again: bool) -> None:
+        """Write down what became of the round, after its state."""
+        if self._key is not None:
+            self._end(self._key, again=again)
             self._desk.wake()
         self._key = None
+
+    def _end(self, key: RoundKey, *, again: bool) -> None:
+        with self._store.together("end round"):
+            if again:
+                self._store.rounds.move(key, "aborted", reason="the round is opened again")
+                return
+            if self._store.rounds.round(key).stage in ACCEPTING:
+                self._store.rounds.move(key, "closing")
+            if self._store.rounds.round(key).stage == "closing":
+                self._store.rounds.move(key, "aggregating")
+            self._store.rounds.move(key, "committed")
 
     def leave(self) -> None:
         """Say that the run is at its end: its last round is, too."""
@@ -133,10 +142,7 @@ class RemoteTeam:
         found = self._store.rounds.open_round(self._run)
         if found is None or found.key == key:
             return
-        if found.stage == "aggregating":
-            self._store.rounds.move(found.key, "committed")
-        else:
-            self._store.rounds.move(found.key, "aborted", reason="a later round was opened")
+        self._end(found.key, again=key is not None and found.key[:4] == key[:4])
 
     def _put_orders(self, orders: Orders) -> Mapping[RoundNumber | None, Digest]:
         """Store the orders, each text once: they differ in the word that settles a client's state."""
@@ -234,10 +240,16 @@ class RemoteTeam:
         if sent.blob is None:
             coordinator.lose(sent.site, failure_of(sent, program))
             return
+        data = self._store.blobs.read(sent.blob)  # what the disk has not kept is no fault of the site
         try:
-            message = decode_message(self._store.blobs.read(sent.blob), plan, program)
+            message = decode_message(data, plan, program)
         except Error as error:
             coordinator.lose(sent.site, Failure(client=sent.site, phase=program, kind="invalid", detail=str(error)))
+            return
+        if (message.round, message.retry) != (sent.round, sent.retry):
+            # Within the round it would be nobody's answer, and what waits for the site would wait for ever.
+            said = f"the message is of round {message.round}, retry {message.retry}; it was asked for another"
+            coordinator.lose(sent.site, Failure(client=sent.site, phase=program, kind="invalid", detail=said))
             return
         coordinator.receive(sent.site, message)
 

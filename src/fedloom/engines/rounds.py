@@ -70,7 +70,7 @@ class Rounds:
             effects = self._converse(plan, coordinator, clock, opened)
             with uninterrupted():
                 closed = self._perform(plan, coordinator, clock, effects)
-            self.team.settle()
+            self.team.settle(again=any(record.status == "retried" for record in closed))
             for record in closed:
                 for call in self.on_round:
                     call(record)

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from fedloom.core.wire import WireType
 from fedloom.engines.pipes import log_again
 from fedloom.engines.secrets import rehearsed_secret
 from fedloom.engines.site_calls import HANDSHAKE, round_key
+from fedloom.engines.site_gate import Gate, OpenGate, Refusing, Undecided
 from fedloom.engines.site_hand import Limits, SiteHand, WorkerGone
 from fedloom.engines.site_messages import Looked, SiteSetup, Train, Trained, wire_of
 from fedloom.entropy import fresh_secret
@@ -53,6 +54,10 @@ from fedloom.transport.errors import Refused as Denied
 log = logging.getLogger(__name__)
 _MOST_HELD = 1 << 31
 _EXPIRES_S = 3600
+_QUIET_S = 300.0
+"""Without work a worker is kept warm for so long: to start it again and read the rows costs more than to hold them."""
+_HELD_S = 2.0
+"""While something is undecided the site looks so often whether that has changed."""
 
 
 class Line(Protocol):
@@ -117,6 +122,8 @@ class Asked:
     facts: RunFacts
     rows: int
     fingerprint: str
+    received: bytes = b""
+    """The experiment as it came, versions and all."""
 
 
 Judge = Callable[[Asked], tuple[str, ...]]
@@ -132,6 +139,10 @@ class Hand(Protocol):
 
     def train(self, asked: Train) -> Trained:
         """Return what came of an order."""
+        ...
+
+    def cancel(self) -> None:
+        """End what it is at, from another thread."""
         ...
 
     def close(self) -> None:
@@ -152,6 +163,8 @@ class _Work:
     """A run at this site."""
 
     experiment: Experiment
+    digest: str
+    """Of the experiment: to make it costs more than a step of a sum."""
     data: SiteData
     hand: Hand
     aggregators: dict[Program, Aggregator] = field(default_factory=dict)
@@ -172,6 +185,7 @@ class SiteAgent:
         rehearsal: Draw secrets from the seed: synthetic or public data only.
         now: The present, for expiries.
         hand: What trains for a run.
+        gate: Asked before each task of a run that was approved.
     """
 
     def __init__(
@@ -187,6 +201,7 @@ class SiteAgent:
         rehearsal: bool = False,
         now: Callable[[], float] = time.time,
         hand: MakeHand = SiteHand,
+        gate: Gate | None = None,
     ) -> None:
         self._line = line
         self._store = store
@@ -194,29 +209,37 @@ class SiteAgent:
         self._roster = roster
         self._data = data
         self._judge = judge
+        self._gate: Gate = OpenGate() if gate is None else gate
+        self._held: dict[str, verbs.Offer] = {}
         self._limits = Limits() if limits is None else limits
         self._rehearsal = rehearsal
         self._now = now
         self._make_hand = hand
         self._runs: dict[str, _Work] = {}
+        self._inputs: dict[bytes, bytes] = {}
+        self._quiet_s = 0.0
         self._session = ""
         self._poll_s = 45.0
         self._heartbeat_s = 12.0
         self._stopping = threading.Event()
         self._at: str | None = None
+        self._in_hand: Hand | None = None
+        self._turn = threading.Lock()
         self._moved = True
 
     # The loop --------------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Work until ``stop``: say hello, ask, carry out. A session that was fenced is opened anew."""
-        beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        beats.start()
+        beats: threading.Thread | None = None
         try:
             while not self._stopping.is_set():
                 try:
                     if not self._session:
                         self._hello()
+                    if beats is None:  # now that the coordinator has said how often
+                        beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+                        beats.start()
                     self.work_once()
                 except Denied as error:
                     if error.refusal.code != Code.STALE_SESSION:
@@ -232,16 +255,38 @@ class SiteAgent:
             self._hello()
         for out in self._store.unsubmitted():
             self._resend(out)
-        offers = self._line.poll(verbs.Poll(session=self._session, wait_s=self._poll_s))
+        wait_s = min(self._poll_s, _HELD_S) if self._held else self._poll_s
+        offers = self._line.poll(verbs.Poll(session=self._session, wait_s=wait_s, known=tuple(self._held)))
+        for gone in offers.cancelled:
+            self._held.pop(gone, None)
+        again = [offer for offer in self._held.values() if self._gate.ready(RunId(offer.key.run))]
+        self._rest(offers, wait_s)
         done = 0
-        for offer in offers.offers:
+        for offer in (*again, *offers.offers):
             if self._stopping.is_set():
                 break
-            self._carry_out(offer)
+            try:
+                self._carry_out(offer)
+            except Undecided as why:
+                if offer.task not in self._held:
+                    log.warning("run=%s round=%s waits: %s", offer.key.run, offer.key.round, why)
+                self._held[offer.task] = offer
+                continue
+            self._held.pop(offer.task, None)
             done += 1
         if offers.come_back_after_s:
             self._stopping.wait(offers.come_back_after_s)
         return done
+
+    def _rest(self, offers: verbs.Offers, waited_s: float) -> None:
+        """End the workers of runs that nobody asks for: of others when one is asked for, of all after a while."""
+        runs = {offer.key.run for offer in (*offers.offers, *self._held.values())}
+        self._quiet_s = 0.0 if runs else self._quiet_s + waited_s
+        if not runs and self._quiet_s < _QUIET_S:
+            return
+        for run, work in self._runs.items():
+            if run not in runs:
+                work.hand.close()
 
     def stop(self) -> None:
         """Ask the agent to end after what it is at."""
@@ -253,6 +298,10 @@ class SiteAgent:
         for work in self._runs.values():
             work.hand.close()
         self._runs.clear()
+        self.leave()
+
+    def leave(self) -> None:
+        """End the session if there is one."""
         if self._session:
             session, self._session = self._session, ""
             try:
@@ -281,9 +330,19 @@ class SiteAgent:
             leases = () if task is None else (verbs.Lease(task=task, moved=self._moved),)
             self._moved = False
             try:
-                self._line.heartbeat(verbs.Heartbeat(session=session, leases=leases))
+                reply = self._line.heartbeat(verbs.Heartbeat(session=session, leases=leases))
             except Error as error:
                 log.info("a heartbeat was not heard: %s", error)
+                continue
+            if task is not None and task in reply.cancelled:
+                self._drop(task)
+
+    def _drop(self, task: str) -> None:
+        """Let go of a task that nobody waits for any more: what hangs in it must not hold the site."""
+        with self._turn:
+            if self._at == task and self._in_hand is not None:
+                log.warning("task=%s is settled without this site: its work is dropped", task)
+                self._in_hand.cancel()
 
     def _has_moved(self) -> None:
         self._moved = True
@@ -296,14 +355,32 @@ class SiteAgent:
         if found is not None:
             self._send(offer.task, offer.key, found)
             return
-        claimed = self._line.claim(verbs.Claim(session=self._session, task=offer.task, retry=offer.key.retry))
-        self._at, self._moved = offer.task, True
         try:
-            inputs = [self._line.fetch(blob, largest=_MOST_HELD) for blob in claimed.inputs]
+            claimed = self._line.claim(verbs.Claim(session=self._session, task=offer.task, retry=offer.key.retry))
+            self._at, self._moved = offer.task, True
+            inputs = self._fetched(claimed.inputs)
             out = self._answered(key, step, inputs)
+        except Denied as error:
+            if error.refusal.code not in (Code.NOT_FOUND, Code.ABORTED):
+                raise
+            log.info("run=%s round=%s the task is gone: %s", key.run, key.round, error)
+            return
         finally:
-            self._at = None
+            with self._turn:
+                self._at = self._in_hand = None
         self._send(offer.task, offer.key, out)
+
+    def _fetched(self, blobs: Sequence[verbs.Blob]) -> list[bytes]:
+        """Fetch the contents of a task. What comes after the first is the same in each round of a phase, and kept."""
+        kept, self._inputs = self._inputs, {}
+        data = []
+        for place, blob in enumerate(blobs):
+            found = kept.get(blob.digest)
+            data.append(self._line.fetch(blob, largest=_MOST_HELD) if found is None else found)
+            if place:
+                self._inputs[blob.digest] = data[-1]
+        self._inputs = self._inputs or kept
+        return data
 
     def _answered(self, key: RoundKey, step: int, inputs: list[bytes]) -> Outgoing:
         """Make the answer to a task and write it down."""
@@ -316,11 +393,12 @@ class SiteAgent:
             return self._post(key, step, Failed(round=key.round, retry=key.retry, kind="crashed", detail=gone.code))
         except (CodecError, PlanError) as error:
             log.warning("run=%s round=%s cannot be carried out: %s", key.run, key.round, error)
-            refused = Refused(round=key.round, retry=key.retry, reason=type(error).__name__)
+            refused = Refused(round=key.round, retry=key.retry, reason=_code_of(error))
             return self._post(key, step, refused)
 
     def _handshake(self, key: RoundKey, step: int, inputs: list[bytes]) -> Outgoing:
         work = self._work(key.run, inputs[0])
+        self._in_hand = work.hand
         looked = work.hand.look()
         if step == 0:
             return self._post_bytes(key, step, looked.facts)
@@ -331,6 +409,7 @@ class SiteAgent:
             facts=facts,
             rows=looked.rows,
             fingerprint=looked.fingerprint,
+            received=inputs[0],
         )
         reasons = self._judge(asked)
         if reasons:
@@ -339,11 +418,13 @@ class SiteAgent:
         return self._post_bytes(key, step, facts.digest.encode())
 
     def _order(self, key: RoundKey, order: bytes, facts: RunFacts) -> Outgoing:
+        self._gate.allow(key, 0, facts)
         work = self._runs.get(key.run)
         if work is None:
             work = self._work(key.run, self._experiment(key.run))
         states = self._store.states(key.run, like=None)  # type: ignore[arg-type]
         secret = None if self._rehearsal else fresh_secret().stored()
+        self._in_hand = work.hand
         trained = work.hand.train(
             Train(
                 phase=key.phase,
@@ -367,6 +448,8 @@ class SiteAgent:
         ]
         message = codec.decode_one_of(trained.message, likes)
         work.wires[key.phase, program] = wire
+        if isinstance(message, AggregatorMessage) and not self._aggregator(work, program).interactive:
+            self._gate.release(key)
         with self._store.together("answer"):
             if trained.state is not None:
                 states = self._store.states(key.run, like=None)  # type: ignore[arg-type]
@@ -387,7 +470,7 @@ class SiteAgent:
         about = SumRound(
             invited=trained.invited,
             wire=wire_of(trained),
-            digest=work.experiment.digest,
+            digest=work.digest,
             phase=key.phase,
             program=key.program,
             round=key.round,
@@ -405,6 +488,7 @@ class SiteAgent:
         work = self._runs.get(key.run)
         if work is None:
             work = self._work(key.run, self._experiment(key.run))
+        self._gate.allow(key, step, None)
         aggregator: Any = self._aggregator(work, key.program)
         if not aggregator.interactive:
             raise CodecError("a second message was asked for in a sum that has one")
@@ -412,6 +496,8 @@ class SiteAgent:
         asked: AggregatorRequest = decode_request(request, aggregator, wire)
         if (asked.program, asked.round, asked.retry, asked.step) != (key.program, key.round, key.retry, step):
             raise CodecError("the message is of another round or step than its task")
+        if step > aggregator.vector_step:  # from here on an answer may open the sum
+            self._gate.release(key)
         with self._store.together("answer"):
             answer = self._side(key, work).answer(asked)
             return self._post(key, step, answer, aggregator=aggregator)
@@ -431,7 +517,18 @@ class SiteAgent:
     def _work(self, run: RunId, experiment: bytes) -> _Work:
         if run not in self._runs:
             self._keep_experiment(run, experiment)
-            built = Experiment.from_json(msgspec.json.decode(experiment))
+            try:
+                built = Experiment.from_json(msgspec.json.decode(experiment))
+            except (
+                Error,
+                msgspec.MsgspecError,
+                AttributeError,
+                TypeError,
+                ValueError,
+                LookupError,
+                RecursionError,
+            ) as error:
+                raise PlanError(f"run {run}: what was sent is no experiment: {error}") from error
             data = self._data(built)
             setup = SiteSetup(
                 experiment=experiment,
@@ -440,7 +537,9 @@ class SiteAgent:
                 source=msgspec.json.encode(data.source),
                 columns=data.columns,
             )
-            self._runs[run] = _Work(built, data, self._make_hand(setup, limits=self._limits, moved=self._has_moved))
+            self._runs[run] = _Work(
+                built, built.digest, data, self._make_hand(setup, limits=self._limits, moved=self._has_moved)
+            )
         return self._runs[run]
 
     def _keep_experiment(self, run: RunId, experiment: bytes) -> None:
@@ -487,7 +586,8 @@ class SiteAgent:
         if isinstance(message, Failed):
             error, _, words = message.detail.partition(":")
             log.warning("run=%s round=%s step=%s failed: %s", key.run, key.round, step, message.detail)
-            detail = "\n".join([message.kind, error if words else message.kind, message.where or ""])
+            told = error if words or error.isidentifier() else message.kind  # a class, or a code; never a text
+            detail = "\n".join([message.kind, told, message.where or ""])
             return self._store.post(Outgoing(**key._asdict(), step=step, kind="failed", detail=detail))
         if aggregator is not None and aggregator.interactive:
             packed: Any = aggregator
@@ -560,6 +660,10 @@ class SiteAgent:
         )
         envelope = seal_envelope(body_digest(verbs.signed_part(message)), header, self._identity)
         return structs.replace(message, envelope=envelope.stored())
+
+
+def _code_of(error: Error) -> str:
+    return error.code if isinstance(error, Refusing) else type(error).__name__
 
 
 def _zeros(wire: WireType) -> Any:

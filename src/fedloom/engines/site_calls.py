@@ -74,6 +74,8 @@ class SiteCalls:
         self._now = now
         self._uploads: dict[str, _Upload] = {}
         self._writing = threading.Lock()
+        self._waiting: dict[ClientId, object] = {}
+        self._turn = threading.Lock()
 
     # Sessions --------------------------------------------------------------------------------------------------------
 
@@ -136,12 +138,28 @@ class SiteCalls:
     # Work ------------------------------------------------------------------------------------------------------------
 
     def poll(self, caller: Caller, request: verbs.Poll) -> verbs.Offers:
-        """Return what the site is asked to do, as soon as there is anything that it does not know of."""
+        """Return what the site is asked to do, as soon as there is anything that it does not know of.
+
+        A newer poll of the same site ends one that waits: its line was cut, and it would hold a place until its end.
+        """
         self._check(caller, request.session)
+        mine = object()
+        with self._turn:
+            older, self._waiting[caller.client] = self._waiting.get(caller.client), mine
+        if older is not None:
+            self._desk.wake()
+        try:
+            return self._offers(caller, request, mine)
+        finally:
+            with self._turn:
+                if self._waiting.get(caller.client) is mine:
+                    del self._waiting[caller.client]
+
+    def _offers(self, caller: Caller, request: verbs.Poll, mine: object) -> verbs.Offers:
         until = self._desk.clock() + min(request.wait_s, self._poll_s)
         known = set(request.known)
         while True:
-            seen = self._desk.version
+            seen = self._desk.laid_out
             tasks = self._store.rounds.tasks(caller.client)
             named = {task.task for task in tasks}
             fresh = [task for task in tasks if task.task not in known][: max(1, min(request.capacity, 16))]
@@ -151,8 +169,10 @@ class SiteCalls:
                 again = 1.0 if self._desk.halted else 0.0
                 offers = tuple(self._offer(task) for task in fresh)
                 return verbs.Offers(offers=offers, cancelled=gone, come_back_after_s=again)
-            self._desk.wait(seen, timeout_s=left)
+            self._desk.wait_for_work(seen, timeout_s=left)
             self._check(caller, request.session)
+            if self._waiting.get(caller.client) is not mine:
+                return verbs.Offers()
 
     def _offer(self, task: Task) -> verbs.Offer:
         kind = ("facts", "approve")[task.step] if task.phase == HANDSHAKE else "sum" if task.step else "order"
@@ -237,7 +257,7 @@ class SiteCalls:
             reply = verbs.SubmitReply(verdict=answer.verdict, reason=answer.reason[:200] or None)
             self._remember(caller, sent.run, envelope, reply)
         if answer.verdict == "ACCEPTED":
-            self._desk.wake()
+            self._desk.came_in()
         elif answer.verdict == "REJECTED":
             log.warning("site=%s round=%s rejected: %s", caller.client, sent.round, answer.reason)
         return reply

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ M = TypeVar("M", bound=FromSiteWorker)
 log = logging.getLogger(__name__)
 _SERVE = "from fedloom.engines.site_worker import serve; serve()"
 _PATIENCE_S = 10.0
+_LOOK_S = 1.0
+"""Whether a silent worker still lives is looked at so often: a process that it left behind may hold its pipe open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,8 @@ class Limits:
 
     idle_s: float = 60.0
     """Without a word of the worker while it has work: it hangs, and is ended."""
+    task_s: float | None = None
+    """For one order; a program that waits for ever lives, and says so. None: no limit."""
     memory_gb: float | None = None
     """Of address space; None: what the system gives."""
 
@@ -90,7 +95,7 @@ class SiteHand:
         worker = self._started()
         try:
             worker.send(message)
-            return worker.answer(kind, idle_s=self._limits.idle_s, moved=self._moved)
+            return worker.answer(kind, self._limits, moved=self._moved)
         except WorkerGone as gone:
             if gone.code != "raised":
                 self.close()
@@ -99,9 +104,19 @@ class SiteHand:
     def _started(self) -> _Worker:
         if self._worker is None:
             self._worker = _Worker(self._limits)
-            self._worker.send(self._setup)
-            self._worker.answer(Moved, idle_s=self._limits.idle_s, moved=self._moved, first=True)
+            try:
+                self._worker.send(self._setup)
+                self._worker.answer(Moved, self._limits, moved=self._moved, first=True)
+            except WorkerGone:
+                self.close()
+                raise
         return self._worker
+
+    def cancel(self) -> None:
+        """Let nothing come of what the worker is at, from another thread: who waits for it is told that it ended."""
+        worker = self._worker
+        if worker is not None:
+            worker.kill()
 
     def close(self) -> None:
         """End the worker and all that it has started."""
@@ -149,13 +164,12 @@ class _Worker:
         except BrokenPipeError:
             raise self._gone() from None
 
-    def answer(self, kind: type[M], *, idle_s: float, moved: Callable[[], None], first: bool = False) -> M:
+    def answer(self, kind: type[M], limits: Limits, *, moved: Callable[[], None], first: bool = False) -> M:
         """Return the answer, of the kind that is expected, through any number of words that the worker goes on."""
+        began = heard = time.monotonic()
         while True:
-            ready, _, _ = select.select([self._answers], [], [], idle_s)
-            if not ready:
-                self.end()
-                raise WorkerGone("TASK_STALLED", f"the worker said nothing for {idle_s:g} s: it hung, and was ended")
+            self._await(limits, began=began, heard=heard)
+            heard = time.monotonic()
             message = read_from_worker(self._answers)
             if message is None:
                 raise self._gone()
@@ -169,6 +183,31 @@ class _Worker:
                 raise WorkerGone("raised", f"the worker answered with {type(message).__name__}")
             return message
 
+    def _await(self, limits: Limits, *, began: float, heard: float) -> None:
+        """Wait until the worker says something."""
+        while not select.select([self._answers], [], [], _LOOK_S)[0]:
+            now = time.monotonic()
+            if self._process.poll() is not None and not select.select([self._answers], [], [], 0)[0]:
+                raise self._gone()
+            if now - heard >= limits.idle_s:
+                self.kill()
+                self.end()
+                words = f"the worker said nothing for {limits.idle_s:g} s: it hung, and was ended"
+                raise WorkerGone("TASK_STALLED", words)
+            self._check_time(limits, began)
+        self._check_time(limits, began)
+
+    def _check_time(self, limits: Limits, began: float) -> None:
+        if limits.task_s is not None and time.monotonic() - began >= limits.task_s:
+            self.kill()
+            self.end()
+            raise WorkerGone("TASK_STALLED", f"the task was not done within {limits.task_s:g} s, and was ended")
+
+    def kill(self) -> None:
+        """End the group at once."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def end(self) -> None:
         """End the group: the worker and whatever it has started."""
         for pipe in (self._orders, self._answers):
@@ -178,13 +217,14 @@ class _Worker:
             os.killpg(self._process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE_S)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.kill()
         self._process.wait()
 
     def _gone(self) -> WorkerGone:
-        code = self._process.wait(_PATIENCE_S)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE_S)
         self.end()
+        code = self._process.wait()
         if code < 0:
             why = " (the system ends processes so when memory is short)" if code == -signal.SIGKILL else ""
             return WorkerGone("WORKER_KILLED", f"the worker was ended by signal {-code}{why}")

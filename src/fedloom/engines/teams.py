@@ -41,8 +41,8 @@ class Team(Protocol):
         """Take note that all of a round has come in: clients forget what they keep of a sum of several messages."""
         ...
 
-    def settle(self) -> None:
-        """Take note that the round is committed."""
+    def settle(self, *, again: bool) -> None:
+        """Take note that the round is durable; ``again``: as one that is opened again."""
         ...
 
     def __enter__(self) -> Self:
@@ -71,7 +71,7 @@ class OneMessage:
     def close(self, orders: Orders) -> None:
         """Do nothing: no client is kept."""
 
-    def settle(self) -> None:
+    def settle(self, *, again: bool) -> None:
         """Do nothing."""
 
 
@@ -121,7 +121,7 @@ class Threads:
         if any(order.invited is not None for order in itertools.islice(orders.values(), 1)):
             self._work.close(orders)
 
-    def settle(self) -> None:
+    def settle(self, *, again: bool) -> None:
         """Do nothing."""
 
     def _blocks(

@@ -9,22 +9,26 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from fedloom.core.component import ComponentSpec, Json
+from fedloom.core.events import DpEvent, SelfComposedDpEvent
 from fedloom.core.ids import ClientId
 from fedloom.data.row_checks import check_rows
 from fedloom.data.sheet import listed
-from fedloom.errors import ComponentError, DataError, Error, NoRows
+from fedloom.errors import ComponentError, DataError, Error, NoRows, PlanError
 from fedloom.experiment import catalogue
 from fedloom.experiment.handshake import SiteFacts, installed_versions
 from fedloom.experiment.listing import Answer, PlanListing, list_plan
 from fedloom.experiment.manifest import Manifest, manifest
 from fedloom.experiment.packages import Installed, Part, installed, parts_of
 from fedloom.experiment.plan import AnyPlan
+from fedloom.experiment.privacy import PrivacyPrice
 from fedloom.experiment.refusals import Refusal
 from fedloom.experiment.remote import RunFacts, over_rows, site_plan, with_public_answers
 from fedloom.experiment.request import run_request
@@ -33,6 +37,7 @@ from fedloom.experiment.site_check import RunRequest
 from fedloom.experiment.site_data import SiteData, missing_columns, site_dataset
 from fedloom.experiment.spec import Experiment, differences
 from fedloom.experiment.tree import dotted
+from fedloom.privacy.accountants import rdp_curve
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -55,6 +60,20 @@ class Question(Struct, frozen=True, kw_only=True):
     data: str = ""
     """Id of the rows in the policy."""
     rehearsal: bool = False
+    orders: tuple[float, ...] = ()
+    """Of the site's privacy ledger: Renyi divergences are told at these."""
+
+
+class Releases(Struct, frozen=True, kw_only=True):
+    """What a run releases, as a privacy ledger counts it."""
+
+    event: dict[str, Json]
+    """One release: see ``event_tree``."""
+    most: int
+    one: tuple[float, ...]
+    """Renyi divergences of one release; () where none are known."""
+    whole: tuple[float, ...]
+    """Of all of them."""
 
 
 class Examined(Struct, frozen=True, kw_only=True):
@@ -71,6 +90,7 @@ class Examined(Struct, frozen=True, kw_only=True):
     manifest: Manifest | None = None
     price: dict[str, Json] | None = None
     """``PrivacyPrice.as_json``; None: nothing is promised."""
+    releases: Releases | None = None
 
 
 def named_parts(experiment: Mapping[str, Json], source: str) -> tuple[Installed, ...]:
@@ -186,7 +206,39 @@ def _shown(found: Examined, question: Question, experiment: Experiment, *, facts
             rehearsal=question.rehearsal,
         ),
         price=None if listing.privacy is None else listing.privacy.price,
+        releases=None if listing.privacy is None else _releases(listing.privacy.whole, question.orders),
     )
+
+
+def _releases(price: PrivacyPrice, orders: Sequence[float]) -> Releases:
+    held = price.protection
+    event, adjacency = held.counted, held.target.neighbours
+    try:
+        one, whole = (
+            rdp_curve(each, adjacency=adjacency, orders=orders) if orders else ()
+            for each in (event, SelfComposedDpEvent(event, price.rounds))
+        )
+    except PlanError:  # a mechanism that has none is counted by its epsilon and delta
+        one, whole = (), ()
+    return Releases(event=event_tree(event), most=price.rounds, one=one, whole=whole)
+
+
+def event_tree(event: DpEvent) -> dict[str, Json]:
+    """Return an event as plain JSON: its class under ``name``, and its fields.
+
+    Example:
+        >>> from fedloom.core.events import GaussianDpEvent, PoissonSampledDpEvent
+        >>> event_tree(PoissonSampledDpEvent(0.5, GaussianDpEvent(2.0)))["event"]
+        {'name': 'GaussianDpEvent', 'noise_multiplier': 2.0}
+    """
+    given = {each.name: getattr(event, each.name) for each in fields(event)}
+    return {"name": type(event).__name__, **{key: _plain(value) for key, value in given.items()}}
+
+
+def _plain(value: Any) -> Json:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return event_tree(value) if isinstance(value, DpEvent) else value
 
 
 def _plan(

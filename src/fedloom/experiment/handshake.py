@@ -106,7 +106,7 @@ def agree(held: Mapping[ClientId, SiteFacts], asked: ComponentSpec | None) -> Ru
         return (Difference(site=ClientId("-"), words="no site has said what it has"),)
     schemas = {site: held[site].schema for site in sites}
     expected = _expected([schemas[site] for site in sites], asked)
-    declared = None if asked is None else asked.arguments.get("classes")
+    declared = declared_classes(asked)
     found = [
         Difference(site=site, words=words)
         for site in sites
@@ -161,6 +161,12 @@ def _compared(site: ClientId, name: str, mine: str | None, theirs: str | None, *
     elif mine.split(".")[:2] != theirs.split(".")[:2]:
         words = f"has {name} {theirs}, the coordinator {mine}: last bits may differ"
         yield Difference(site=site, words=words, kind="warning")
+
+
+def declared_classes(asked: ComponentSpec | None) -> Sequence[str] | None:
+    """Return the names of classes that an experiment's data declare; None: none (a number of them is no name)."""
+    classes = None if asked is None else asked.arguments.get("classes")
+    return tuple(str(name) for name in classes) if isinstance(classes, list | tuple) else None
 
 
 def _expected(schemas: Sequence[Schema], asked: ComponentSpec | None) -> Schema:

@@ -332,7 +332,7 @@ def _with_classes(rows: ClientDataset, held: Schema, asked: ComponentSpec) -> tu
         DataError: When a label is none of them; it counts rows and shows no label.
     """
     declared = asked.arguments.get("classes")
-    if declared is None or held.classes is not None or LABEL not in rows.arrays:
+    if not isinstance(declared, list | tuple) or held.classes is not None or LABEL not in rows.arrays:
         return rows, held
     places = {name: place for place, name in enumerate(declared)}
     index: Vector = np.array([places.get(label_text(value), -1) for value in rows.arrays[LABEL].tolist()], np.int64)

@@ -26,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 _READERS = 4
 """Connections for reading: a read lasts some tens of microseconds, and more of them would wait for the interpreter."""
 _PATIENCE_S = 0.2
+_CLOSING_S = 10.0
 
 
 class TableFile:
@@ -41,7 +42,8 @@ class TableFile:
         self._made: list[sqlite3.Connection] = []
         self._free: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         self._reading = 0
-        self._making = threading.Lock()
+        self._making = threading.Condition()
+        self._closed = False
 
     @classmethod
     def create(cls, path: Path, *, tables: Sequence[Table[Any]], form: int) -> None:
@@ -178,12 +180,18 @@ class TableFile:
                 self._give(database)
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file and close it. A second call does nothing."""
-        with self._making:
-            for database in self._made:
-                database.close()
-            self._made.clear()
-        self._database.close()
+        """Fold the write-ahead log into the file and close it. A second call does nothing.
+
+        Threads that read or write end first: SQLite does not survive a connection that is closed under a query.
+        """
+        with self._turn:
+            with self._making:
+                self._closed = True
+                self._making.wait_for(lambda: not self._reading, timeout=_CLOSING_S)
+                for database in self._made:
+                    database.close()
+                self._made.clear()
+            self._database.close()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -194,6 +202,8 @@ class TableFile:
 
     def _take(self) -> sqlite3.Connection:
         with self._making:
+            if self._closed:
+                raise StoreError(f"{self.path} was closed by this process: nothing more is read from it")
             self._reading += 1
             if self._free.empty() and len(self._made) < _READERS:
                 database = _connect(self.path, mode="ro")
@@ -207,6 +217,7 @@ class TableFile:
         self._free.put(database)
         with self._making:
             self._reading -= 1
+            self._making.notify_all()
 
     def _fold(self) -> None:
         """Move what was committed from the write-ahead log into the file.

@@ -86,6 +86,8 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.http2.max_frame_size", 1 << 20),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # The time above does not end a line that swallows everything: this one does, and is a minute by default.
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Each channel is a TCP connection of its own, and its retries are ours.

@@ -331,6 +331,8 @@ _OPTIONS = (
     # A line that is silent is asked whether it is there; a site may ask every 20 s, with or without a call open.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # The time above does not end a line that swallows everything: this one does, and is a minute by default.
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),

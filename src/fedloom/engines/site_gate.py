@@ -1,0 +1,64 @@
+"""Gate: what a site asks itself before it carries out a task of a run, and before it lets anything be released."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from fedloom.core.ids import RunId
+from fedloom.errors import PlanError
+from fedloom.experiment.remote import RunFacts
+from fedloom.store.federation_rows import RoundKey
+
+
+class Undecided(Exception):
+    """Nothing is answered yet: an operator has not said, or it is not the hour. The task is kept, and asked again."""
+
+
+class Refusing(PlanError):
+    """The site does not do this; ``code`` is all that is told outside."""
+
+    def __init__(self, code: str, words: str) -> None:
+        self.code = code
+        super().__init__(words)
+
+
+class Gate(Protocol):
+    """What stands between an order and the rows of a site."""
+
+    def allow(self, key: RoundKey, step: int, facts: RunFacts | None) -> None:
+        """Return if a step of a round may be carried out.
+
+        Raises:
+            Refusing: When it may not.
+            Undecided: When nobody has said yet.
+        """
+        ...
+
+    def release(self, key: RoundKey) -> None:
+        """Charge what the next message releases, before it is made.
+
+        Raises:
+            Refusing: When nothing is left to be spent.
+        """
+        ...
+
+    def ready(self, run: RunId) -> bool:
+        """Return whether something has changed for a run that was undecided."""
+        ...
+
+
+class OpenGate:
+    """Lets everything through: where the judge of a run has the only word."""
+
+    def allow(self, key: RoundKey, step: int, facts: RunFacts | None) -> None:
+        """Return."""
+        del key, step, facts
+
+    def release(self, key: RoundKey) -> None:
+        """Return."""
+        del key
+
+    def ready(self, run: RunId) -> bool:
+        """Return True."""
+        del run
+        return True
