@@ -13,6 +13,7 @@ from fedloom.core.ids import RoundNumber, RunId
 from fedloom.engines.site_calls import HANDSHAKE
 from fedloom.errors import AlgorithmError, RunStopped
 from fedloom.store.federation_rows import RoundKey
+from fedloom.store.site_store import SiteStore
 
 Make = Callable[..., Any]
 
@@ -133,3 +134,18 @@ def until(holds: Callable[[], bool]) -> None:
             return
         ready.wait(0.005)
     raise AssertionError("it never came to that")
+
+
+def test_a_site_keeps_nothing_of_rounds_that_are_over(scene: Make) -> None:
+    federation = scene(aggregator="secure_sum", rounds=3, prepare=False)
+    federation.run()
+    federation.end()
+    for name in federation.names:
+        with SiteStore(federation.folder / f"site-{name}") as store:
+            assert store.unsubmitted() == ()
+            for number in (1, 2):
+                for program in ("train", "evaluate"):
+                    key = RoundKey(federation.run_id(), 0, program, RoundNumber(number), 0)
+                    assert store.outgoing(key, 0) is None, key
+            last = RoundKey(federation.run_id(), 0, "train", RoundNumber(3), 0)
+            assert store.outgoing(last, 0) is not None, "nobody has said yet that it is over"

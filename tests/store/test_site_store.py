@@ -143,6 +143,32 @@ def test_the_secrets_of_a_round_are_gone_with_it_and_never_lay_in_clear(folder: 
     assert store.sessions(RUN).over(NORTH, NAME._replace(retry=1))
 
 
+def test_an_order_ends_what_earlier_rounds_have_left_but_what_has_not_arrived(store: SiteStore) -> None:
+    later = KEY._replace(round=RoundNumber(KEY.round + 1))
+    blob = store.blobs.put(b"an answer")
+
+    def post(key: RoundKey, answer: str | None) -> None:
+        store.post(Outgoing(**key._asdict(), step=0, kind="message", blob=blob))
+        if answer is not None:
+            store.submitted(key, 0, answer)
+
+    evaluated = KEY._replace(program="evaluate")
+    for key, answer in ((KEY, "ACCEPTED"), (evaluated, None), (later, "ACCEPTED")):
+        post(key, answer)
+    store.sessions(RUN).keep(NORTH, NAME, side(b"one"))
+    store.end_earlier(KEY)
+    assert store.outgoing(KEY, 0) is not None, "a round does not end itself"
+    store.end_earlier(later)
+    assert store.outgoing(KEY, 0) is None
+    assert store.outgoing(evaluated, 0) is not None
+    assert store.outgoing(later, 0) is not None
+    assert store.sessions(RUN).over(NORTH, NAME)
+    store.end_earlier(later._replace(retry=later.retry + 1))
+    assert store.outgoing(later, 0) is None
+    store.end_earlier(later._replace(run=RunId("r2"), phase=later.phase + 1))
+    assert store.outgoing(evaluated, 0) is not None, "another run ends nothing of this one"
+
+
 def test_a_sum_of_one_run_is_not_that_of_another_and_end_spares_one(store: SiteStore) -> None:
     mine, other = store.sessions(RUN), store.sessions(RunId("r2"))
     second = NAME._replace(round=RoundNumber(2))

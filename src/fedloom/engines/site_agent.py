@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 import msgspec
@@ -54,8 +55,10 @@ from fedloom.transport.errors import Refused as Denied
 log = logging.getLogger(__name__)
 _MOST_HELD = 1 << 31
 _EXPIRES_S = 3600
+_NUMBERS = 64
 _QUIET_S = 300.0
 """Without work a worker is kept warm for so long: to start it again and read the rows costs more than to hold them."""
+_CODE = re.compile(r"[\w.-]+")
 _HELD_S = 2.0
 """While something is undecided the site looks so often whether that has changed."""
 
@@ -217,6 +220,7 @@ class SiteAgent:
         self._make_hand = hand
         self._runs: dict[str, _Work] = {}
         self._inputs: dict[bytes, bytes] = {}
+        self._numbers: dict[str, tuple[int, int]] = {}
         self._quiet_s = 0.0
         self._session = ""
         self._poll_s = 45.0
@@ -385,6 +389,10 @@ class SiteAgent:
     def _answered(self, key: RoundKey, step: int, inputs: list[bytes]) -> Outgoing:
         """Make the answer to a task and write it down."""
         try:
+            with_facts = step > 0 if key.phase == HANDSHAKE else step == 0
+            due = 2 if with_facts else 1
+            if len(inputs) != due:
+                raise CodecError(f"a task of this kind comes with {due} contents, this one with {len(inputs)}")
             if key.phase == HANDSHAKE:
                 return self._handshake(key, step, inputs)
             return self._sum(key, step, inputs[0]) if step else self._order(key, inputs[0], read_facts(inputs[1]))
@@ -422,6 +430,7 @@ class SiteAgent:
         work = self._runs.get(key.run)
         if work is None:
             work = self._work(key.run, self._experiment(key.run))
+        self._store.end_earlier(key)
         states = self._store.states(key.run, like=None)  # type: ignore[arg-type]
         secret = None if self._rehearsal else fresh_secret().stored()
         self._in_hand = work.hand
@@ -516,6 +525,8 @@ class SiteAgent:
 
     def _work(self, run: RunId, experiment: bytes) -> _Work:
         if run not in self._runs:
+            for other in list(self._runs):  # runs of a coordinator follow one another
+                self._runs.pop(other).hand.close()
             self._keep_experiment(run, experiment)
             try:
                 built = Experiment.from_json(msgspec.json.decode(experiment))
@@ -578,16 +589,16 @@ class SiteAgent:
         self, key: RoundKey, step: int, message: ClientMessage, *, aggregator: Aggregator | None = None
     ) -> Outgoing:
         if isinstance(message, Refused):
-            code, _, words = message.reason.partition(":")
+            code = message.reason.partition(":")[0]
+            told = code if _CODE.fullmatch(code) else "REFUSED"  # never a text
             log.warning("run=%s round=%s step=%s refused: %s", key.run, key.round, step, message.reason)
-            return self._store.post(
-                Outgoing(**key._asdict(), step=step, kind="refused", detail=code if words else message.reason)
-            )
+            return self._store.post(Outgoing(**key._asdict(), step=step, kind="refused", detail=told))
         if isinstance(message, Failed):
             error, _, words = message.detail.partition(":")
             log.warning("run=%s round=%s step=%s failed: %s", key.run, key.round, step, message.detail)
             told = error if words or error.isidentifier() else message.kind  # a class, or a code; never a text
-            detail = "\n".join([message.kind, told, message.where or ""])
+            where = PurePath(message.where or "").name  # where it lies at this site is nobody's business
+            detail = "\n".join([message.kind, told, where])
             return self._store.post(Outgoing(**key._asdict(), step=step, kind="failed", detail=detail))
         if aggregator is not None and aggregator.interactive:
             packed: Any = aggregator
@@ -645,6 +656,15 @@ class SiteAgent:
             self._signed(verbs.Submit(session=self._session, task=task, key=key, blob=blob), key)
         ).verdict
 
+    def _number(self, run: str) -> int:
+        """Return the next number of a signed message. They are reserved in blocks: a kill loses the rest of one."""
+        following, end = self._numbers.get(run, (0, 0))
+        if following == end:
+            following = self._store.reserve_numbers(run, _NUMBERS)
+            end = following + _NUMBERS
+        self._numbers[run] = following + 1, end
+        return following
+
     def _signed(self, message: Any, key: verbs.TaskKey) -> Any:
         header = Header(
             federation=self._roster().federation,
@@ -655,7 +675,7 @@ class SiteAgent:
             retry=key.retry,
             step=key.step,
             message_id=os.urandom(16),
-            sequence=self._store.reserve_numbers(key.run, 1),
+            sequence=self._number(key.run),
             expires_at=int(self._now()) + _EXPIRES_S,
         )
         envelope = seal_envelope(body_digest(verbs.signed_part(message)), header, self._identity)

@@ -159,7 +159,10 @@ class SiteCalls:
         until = self._desk.clock() + min(request.wait_s, self._poll_s)
         known = set(request.known)
         while True:
-            seen = self._desk.laid_out
+            seen = self._desk.laid_out  # before anything is looked at: what comes after it ends the wait
+            self._check(caller, request.session)
+            if self._waiting.get(caller.client) is not mine:
+                return verbs.Offers()
             tasks = self._store.rounds.tasks(caller.client)
             named = {task.task for task in tasks}
             fresh = [task for task in tasks if task.task not in known][: max(1, min(request.capacity, 16))]
@@ -170,9 +173,6 @@ class SiteCalls:
                 offers = tuple(self._offer(task) for task in fresh)
                 return verbs.Offers(offers=offers, cancelled=gone, come_back_after_s=again)
             self._desk.wait_for_work(seen, timeout_s=left)
-            self._check(caller, request.session)
-            if self._waiting.get(caller.client) is not mine:
-                return verbs.Offers()
 
     def _offer(self, task: Task) -> verbs.Offer:
         kind = ("facts", "approve")[task.step] if task.phase == HANDSHAKE else "sum" if task.step else "order"

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 600.0
 _AGAIN_S = 15.0
 _LARGEST_ROSTER = 1 << 20
+_KEPT_S = 86400.0
+"""Contents that nothing refers to are kept so long: what refers to them may not be written yet."""
 _LEAVING_S = 30.0
 """For a task that is at work when the store is to be closed."""
 _FINAL = frozenset({Code.LOST_STATE, Code.VERSION, Code.WEAK_CHANNEL})
@@ -177,8 +179,9 @@ class SiteHost:
     # The life of it --------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Begin to look after the certificate."""
+        """Begin to look after the certificate, and let go of contents that nothing refers to."""
         self.look_after_certificate()
+        self._let_go()
         threading.Thread(target=self._look_after, name="certificate", daemon=True).start()
         if self._health is not None:
             self._health.start()
@@ -232,7 +235,10 @@ class SiteHost:
             data=self.judge.data,
             judge=self.judge.judge,
             gate=self.judge,
-            limits=Limits(memory_gb=limits.memory_gb),
+            limits=Limits(
+                memory_gb=limits.memory_gb,
+                task_s=None if limits.task_minutes is None else 60.0 * limits.task_minutes,
+            ),
             rehearsal=self._rehearsal,
             now=self._now,
         )
@@ -324,6 +330,13 @@ class SiteHost:
                 self.look_after_certificate()
             except Error as error:
                 log.error("event=certificate_unusable error=%s", error)
+            try:
+                self._let_go()
+            except Error as error:
+                log.error("event=not_tidied error=%s", error)
+
+    def _let_go(self) -> None:
+        self.store.blobs.collect(self.store.needed(), _KEPT_S, now=self._now())
 
     def _changed(self, state: LinkState) -> None:
         """Say once that the coordinator answers or does not, and ask the probe port why it does not."""

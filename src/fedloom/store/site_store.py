@@ -38,6 +38,7 @@ from fedloom.store.site_rows import (
     Outgoing,
     Peer,
     Permission,
+    SealedSum,
     Seen,
 )
 from fedloom.store.site_sessions import SiteSessions, SiteStates
@@ -168,6 +169,27 @@ class SiteStore:
                 tables.remove(SUMS, each)
             if outbox or sums:
                 self.events.append("end round", name)
+
+    def end_earlier(self, key: RoundKey) -> None:
+        """Delete what the rounds of a run before this one have left: whoever orders it has closed them.
+
+        An answer that is not known to have arrived stays until it is. Client states stay.
+
+        Raises:
+            StoreError: When it cannot be written.
+        """
+        with self._file.reading() as tables:
+            old = [out for out in tables.where(OUTBOX, run=key.run) if out.answer is not None and _before(out.key, key)]
+            sums = [each for each in tables.where(SUMS, run=key.run) if _before(_round_of(each), key)]
+        if not old and not sums:
+            return
+        with self._file.writing("end earlier") as tables:
+            tables.fold()
+            for out in old:
+                tables.remove(OUTBOX, out)
+            for each in sums:
+                tables.remove(SUMS, each)
+            self.events.append("end earlier", key._asdict())
 
     def end_run(self, run: RunId) -> None:
         """Delete what a run that is over has left, client states included. Sums stay begun, numbers stay used.
@@ -303,3 +325,13 @@ class SiteStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _round_of(each: SealedSum) -> RoundKey:
+    return RoundKey(each.run, each.phase, each.program, each.round, each.retry)
+
+
+def _before(one: RoundKey, other: RoundKey) -> bool:
+    if (one.phase, one.round) != (other.phase, other.round):
+        return (one.phase, one.round) < (other.phase, other.round)
+    return one.program == other.program and one.retry < other.retry
