@@ -308,8 +308,10 @@ class Place:
 
     def _tamper(self, agent: Any) -> None:
         """Let a test put something else in the place of what the site sends."""
-        post = agent._post_bytes
-        agent._post_bytes = lambda key, step, data: post(key, step, self.scene.on_message(self.name, key, step, data))
+        post = agent._post.write_bytes
+        agent._post.write_bytes = lambda key, step, data: post(
+            key, step, self.scene.on_message(self.name, key, step, data)
+        )
 
     def rows(self) -> SiteData:
         """Return where the rows of the site lie."""

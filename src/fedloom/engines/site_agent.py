@@ -8,23 +8,20 @@ secure sum; after a crash the same bytes are sent again.
 from __future__ import annotations
 
 import logging
-import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
-from msgspec import structs
 
 from fedloom.core import codec
 from fedloom.core.aggregator import Aggregator, SumRound
 from fedloom.core.component import ComponentSpec
-from fedloom.core.ids import ClientId, RunId
+from fedloom.core.ids import RunId
 from fedloom.core.keys import Key, Keys
 from fedloom.core.messages import AggregatorMessage, AggregatorRequest, ClientMessage, Failed, Program, Refused
 from fedloom.core.roster import Identity, Roster
@@ -35,6 +32,7 @@ from fedloom.engines.site_calls import HANDSHAKE, round_key
 from fedloom.engines.site_gate import Gate, OpenGate, Refusing, Undecided
 from fedloom.engines.site_hand import Limits, SiteHand, WorkerGone
 from fedloom.engines.site_messages import Looked, SiteSetup, Train, Trained, wire_of
+from fedloom.engines.site_post import Post, Submission
 from fedloom.entropy import fresh_secret
 from fedloom.errors import CodecError, Error, PlanError
 from fedloom.experiment.registry import resolve
@@ -42,10 +40,10 @@ from fedloom.experiment.remote import RunFacts, read_facts
 from fedloom.experiment.spec import Experiment
 from fedloom.runtime.on_the_wire import decode_request
 from fedloom.runtime.sum_side import SumSide
-from fedloom.secure.envelopes import Header, body_digest, seal_envelope
+from fedloom.secure.envelopes import body_digest
 from fedloom.secure.peers import COORDINATOR
 from fedloom.store.epochs import head_text
-from fedloom.store.federation_rows import RoundKey, task_name
+from fedloom.store.federation_rows import RoundKey
 from fedloom.store.site_rows import Outgoing
 from fedloom.store.site_store import SiteStore
 from fedloom.transport import verbs
@@ -54,16 +52,13 @@ from fedloom.transport.errors import Refused as Denied
 
 log = logging.getLogger(__name__)
 _MOST_HELD = 1 << 31
-_EXPIRES_S = 3600
-_NUMBERS = 64
 _QUIET_S = 300.0
 """Without work a worker is kept warm for so long: to start it again and read the rows costs more than to hold them."""
-_CODE = re.compile(r"[\w.-]+")
 _HELD_S = 2.0
 """While something is undecided the site looks so often whether that has changed."""
 
 
-class Line(Protocol):
+class Line(Submission, Protocol):
     """The line to the coordinator: what ``transport.client.Client`` is."""
 
     def hello(self, request: verbs.Hello) -> verbs.HelloReply:
@@ -78,20 +73,8 @@ class Line(Protocol):
         """Take a task."""
         ...
 
-    def decline(self, request: verbs.Decline) -> verbs.Noted:
-        """Decline a task."""
-        ...
-
     def heartbeat(self, request: verbs.Heartbeat) -> verbs.HeartbeatReply:
         """Say that the site lives."""
-        ...
-
-    def submit(self, request: verbs.Submit) -> verbs.SubmitReply:
-        """Hand in a result."""
-        ...
-
-    def fail(self, request: verbs.Fail) -> verbs.SubmitReply:
-        """Say that a task could not be done."""
         ...
 
     def goodbye(self, request: verbs.Goodbye) -> verbs.Noted:
@@ -100,10 +83,6 @@ class Line(Protocol):
 
     def fetch(self, blob: verbs.Blob, *, largest: int) -> bytes:
         """Fetch a blob."""
-        ...
-
-    def upload(self, request: verbs.BeginUpload, read: Callable[[int, int], bytes]) -> verbs.UploadAt:
-        """Send a blob."""
         ...
 
 
@@ -220,7 +199,7 @@ class SiteAgent:
         self._make_hand = hand
         self._runs: dict[str, _Work] = {}
         self._inputs: dict[bytes, bytes] = {}
-        self._numbers: dict[str, tuple[int, int]] = {}
+        self._post = Post(line, store, identity, roster=roster, now=now)
         self._quiet_s = 0.0
         self._session = ""
         self._poll_s = 45.0
@@ -258,7 +237,7 @@ class SiteAgent:
         if not self._session:
             self._hello()
         for out in self._store.unsubmitted():
-            self._resend(out)
+            self._post.send_again(self._session, out)
         wait_s = min(self._poll_s, _HELD_S) if self._held else self._poll_s
         offers = self._line.poll(verbs.Poll(session=self._session, wait_s=wait_s, known=tuple(self._held)))
         for gone in offers.cancelled:
@@ -357,7 +336,7 @@ class SiteAgent:
         key, step = round_key(offer.key), offer.key.step
         found = self._store.outgoing(key, step)
         if found is not None:
-            self._send(offer.task, offer.key, found)
+            self._post.send(self._session, offer.task, offer.key, found)
             return
         try:
             claimed = self._line.claim(verbs.Claim(session=self._session, task=offer.task, retry=offer.key.retry))
@@ -372,7 +351,7 @@ class SiteAgent:
         finally:
             with self._turn:
                 self._at = self._in_hand = None
-        self._send(offer.task, offer.key, out)
+        self._post.send(self._session, offer.task, offer.key, out)
 
     def _fetched(self, blobs: Sequence[verbs.Blob]) -> list[bytes]:
         """Fetch the contents of a task. What comes after the first is the same in each round of a phase, and kept."""
@@ -398,18 +377,20 @@ class SiteAgent:
             return self._sum(key, step, inputs[0]) if step else self._order(key, inputs[0], read_facts(inputs[1]))
         except WorkerGone as gone:
             log.warning("run=%s round=%s the worker is gone: %s", key.run, key.round, gone)
-            return self._post(key, step, Failed(round=key.round, retry=key.retry, kind="crashed", detail=gone.code))
+            return self._post.write(
+                key, step, Failed(round=key.round, retry=key.retry, kind="crashed", detail=gone.code)
+            )
         except (CodecError, PlanError) as error:
             log.warning("run=%s round=%s cannot be carried out: %s", key.run, key.round, error)
             refused = Refused(round=key.round, retry=key.retry, reason=_code_of(error))
-            return self._post(key, step, refused)
+            return self._post.write(key, step, refused)
 
     def _handshake(self, key: RoundKey, step: int, inputs: list[bytes]) -> Outgoing:
         work = self._work(key.run, inputs[0])
         self._in_hand = work.hand
         looked = work.hand.look()
         if step == 0:
-            return self._post_bytes(key, step, looked.facts)
+            return self._post.write_bytes(key, step, looked.facts)
         facts = read_facts(inputs[1])
         asked = Asked(
             run=key.run,
@@ -422,8 +403,8 @@ class SiteAgent:
         reasons = self._judge(asked)
         if reasons:
             log.warning("run=%s is refused here: %s", key.run, ", ".join(reasons))
-            return self._post(key, step, Refused(round=key.round, retry=key.retry, reason=reasons[0]))
-        return self._post_bytes(key, step, facts.digest.encode())
+            return self._post.write(key, step, Refused(round=key.round, retry=key.retry, reason=reasons[0]))
+        return self._post.write_bytes(key, step, facts.digest.encode())
 
     def _order(self, key: RoundKey, order: bytes, facts: RunFacts) -> Outgoing:
         self._gate.allow(key, 0, facts)
@@ -465,7 +446,7 @@ class SiteAgent:
                 states.save_bytes(self._identity.client, trained.state)
             if isinstance(message, AggregatorMessage):
                 message = self._hidden(key, work, trained, message)
-            return self._post(key, 0, message, aggregator=self._aggregator(work, program))
+            return self._post.write(key, 0, message, aggregator=self._aggregator(work, program))
 
     def _hidden(self, key: RoundKey, work: _Work, trained: Trained, message: AggregatorMessage) -> ClientMessage:
         aggregator = self._aggregator(work, key.program)
@@ -509,7 +490,7 @@ class SiteAgent:
             self._gate.release(key)
         with self._store.together("answer"):
             answer = self._side(key, work).answer(asked)
-            return self._post(key, step, answer, aggregator=aggregator)
+            return self._post.write(key, step, answer, aggregator=aggregator)
 
     def _side(self, key: RoundKey, work: _Work) -> SumSide:
         return SumSide(
@@ -525,8 +506,6 @@ class SiteAgent:
 
     def _work(self, run: RunId, experiment: bytes) -> _Work:
         if run not in self._runs:
-            for other in list(self._runs):  # runs of a coordinator follow one another
-                self._runs.pop(other).hand.close()
             self._keep_experiment(run, experiment)
             try:
                 built = Experiment.from_json(msgspec.json.decode(experiment))
@@ -582,104 +561,6 @@ class SiteAgent:
             value: Any = resolve(found, base=work.data.base) if isinstance(found, ComponentSpec) else found
             work.aggregators[program] = value.deployed()
         return work.aggregators[program]
-
-    # What leaves -----------------------------------------------------------------------------------------------------
-
-    def _post(
-        self, key: RoundKey, step: int, message: ClientMessage, *, aggregator: Aggregator | None = None
-    ) -> Outgoing:
-        if isinstance(message, Refused):
-            code = message.reason.partition(":")[0]
-            told = code if _CODE.fullmatch(code) else "REFUSED"  # never a text
-            log.warning("run=%s round=%s step=%s refused: %s", key.run, key.round, step, message.reason)
-            return self._store.post(Outgoing(**key._asdict(), step=step, kind="refused", detail=told))
-        if isinstance(message, Failed):
-            error, _, words = message.detail.partition(":")
-            log.warning("run=%s round=%s step=%s failed: %s", key.run, key.round, step, message.detail)
-            told = error if words or error.isidentifier() else message.kind  # a class, or a code; never a text
-            where = PurePath(message.where or "").name  # where it lies at this site is nobody's business
-            detail = "\n".join([message.kind, told, where])
-            return self._store.post(Outgoing(**key._asdict(), step=step, kind="failed", detail=detail))
-        if aggregator is not None and aggregator.interactive:
-            packed: Any = aggregator
-            message = structs.replace(message, payload=packed.pack(message.payload))
-        return self._post_bytes(key, step, codec.encode(message))
-
-    def _post_bytes(self, key: RoundKey, step: int, data: bytes) -> Outgoing:
-        blob = self._store.blobs.put(data)
-        return self._store.post(Outgoing(**key._asdict(), step=step, kind="message", blob=blob))
-
-    def _resend(self, out: Outgoing) -> None:
-        """Send what was written down before and is not known to have arrived."""
-        task = task_name(out.key, out.step, self._identity.client)
-        key = verbs.TaskKey(
-            run=out.run, phase=out.phase + 1, program=out.program, round=out.round, retry=out.retry, step=out.step
-        )
-        self._send(task, key, out)
-
-    def _send(self, task: str, key: verbs.TaskKey, out: Outgoing) -> None:
-        try:
-            verdict = self._sent(task, key, out)
-        except Denied as error:
-            if error.refusal.code not in (Code.NOT_FOUND, Code.ABORTED):
-                raise
-            verdict = f"GONE {error.refusal.code}"
-        if verdict not in ("ACCEPTED", "DUPLICATE_OK"):
-            log.warning("run=%s round=%s step=%s: the coordinator says %s", out.run, out.round, out.step, verdict)
-        self._store.submitted(out.key, out.step, verdict)
-
-    def _sent(self, task: str, key: verbs.TaskKey, out: Outgoing) -> str:
-        if out.kind == "refused":
-            self._line.decline(
-                self._signed(
-                    verbs.Decline(session=self._session, task=task, retry=key.retry, reason=out.detail[:200]), key
-                )
-            )
-            return "ACCEPTED"
-        if out.kind == "failed":
-            kind, error, where = (*out.detail.split("\n"), "", "", "")[:3]
-            failed = verbs.Fail(
-                session=self._session,
-                task=task,
-                key=key,
-                kind=kind,
-                error=error[:200] or kind,
-                where=where[:200] or None,
-            )
-            return self._line.fail(self._signed(failed, key)).verdict
-        assert out.blob is not None, "a message has a content"
-        data = self._store.blobs.read(out.blob)
-        blob = verbs.Blob(digest=bytes.fromhex(out.blob), length=len(data))
-        begin = verbs.BeginUpload(session=self._session, task=task, retry=key.retry, blob=blob)
-        self._line.upload(begin, lambda offset, size: data[offset : offset + size])
-        return self._line.submit(
-            self._signed(verbs.Submit(session=self._session, task=task, key=key, blob=blob), key)
-        ).verdict
-
-    def _number(self, run: str) -> int:
-        """Return the next number of a signed message. They are reserved in blocks: a kill loses the rest of one."""
-        following, end = self._numbers.get(run, (0, 0))
-        if following == end:
-            following = self._store.reserve_numbers(run, _NUMBERS)
-            end = following + _NUMBERS
-        self._numbers[run] = following + 1, end
-        return following
-
-    def _signed(self, message: Any, key: verbs.TaskKey) -> Any:
-        header = Header(
-            federation=self._roster().federation,
-            sender=self._identity.client,
-            receiver=ClientId(COORDINATOR),
-            run=RunId(key.run),
-            round=key.round,
-            retry=key.retry,
-            step=key.step,
-            message_id=os.urandom(16),
-            sequence=self._number(key.run),
-            expires_at=int(self._now()) + _EXPIRES_S,
-        )
-        envelope = seal_envelope(body_digest(verbs.signed_part(message)), header, self._identity)
-        return structs.replace(message, envelope=envelope.stored())
 
 
 def _code_of(error: Error) -> str:

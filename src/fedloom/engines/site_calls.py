@@ -99,7 +99,7 @@ class SiteCalls:
             raise Refused(
                 Code.LOST_STATE,
                 f"the store of {caller.client} is {greeting.store} than the one that was seen here last.",
-                remedy="Its operator takes over what this coordinator's record shows: fedloom site adopt.",
+                remedy="Put back the newest copy of its store; without one, it joins anew under another name.",
             )
         self._desk.hear(caller.client)
         self._desk.wake()
