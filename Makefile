@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment would race
-.PHONY: help demo test test-all test-extras check fmt bench bench-peers bench-growth bench-privacy bench-secure docs lock clean
+.PHONY: help demo test test-all test-extras check fmt bench bench-peers bench-growth bench-privacy bench-secure bench-federation docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-18s %s\n' "$$name" "$$text"; done
@@ -55,6 +55,11 @@ bench-privacy: $(STAMPS)/package ## Measure what privacy costs in accuracy, on M
 
 bench-secure: $(STAMPS)/package ## Measure what a secure sum costs: seconds and bytes over clients, numbers and drop-outs
 	$(BIN)/python benchmarks/secure/costs.py --output benchmarks/results $(ARGS)
+
+bench-federation: $(STAMPS)/package ## Measure a federation on this host: memory, rounds, and the line between its parties
+	@missed=0; for part in footprint rounds transport; do \
+		$(BIN)/python benchmarks/federation/$$part.py --output benchmarks/results/federation-$$part.json || missed=1; \
+	done; exit $$missed
 
 docs: $(STAMPS)/docs $(STAMPS)/package ## Build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -n -W --keep-going -b html -d build/doctrees docs build/docs $(ARGS)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,33 @@ def test_ctrl_c_ends_every_process(small: Path, tmp_path: Path, start: Callable[
     assert "error: interrupted" in err
     assert time.monotonic() - begun < 20.0
     assert living(pids) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for orphans in /proc")
+def test_nothing_goes_on_when_the_command_was_killed(small: Path, tmp_path: Path, start: Callable[..., Any]) -> None:
+    """No handler sees that signal: coordinator, sites and their workers notice it themselves."""
+    small.write_text(small.read_text().replace("rounds = 3", "rounds = 100000"))
+    command = start("up", small, "--sites", 2, "--folder", "parties", env={"TMPDIR": str(tmp_path)}, bound_s=BOUND_S)
+    command.wait_for("round 1 committed")
+    running = marked(tmp_path)
+    assert [sum(word in each for each in running) for word in ("coordinator", "site_worker", "north")] == [1, 2, 1]
+    command.send(signal.SIGKILL)
+    limit, tick = time.monotonic() + 20.0, threading.Event()
+    while marked(tmp_path):
+        assert time.monotonic() < limit, marked(tmp_path)
+        tick.wait(0.05)
+    assert "stopped: what was begun goes on" in (tmp_path / "parties/coordinator.log").read_text()
+    assert "stopped: what was begun goes on" in (tmp_path / "parties/north.log").read_text()
+
+
+def marked(folder: Path) -> list[str]:
+    """Return what runs with a folder for its temporary files: a command, and all that it has started."""
+    mark, found = f"TMPDIR={folder}".encode(), []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append((entry / "cmdline").read_text())
+    return found
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from fedloom.engines import processes
 from fedloom.engines.shared_rows import is_named, read_rows, shared_folder, write_rows
 from fedloom.engines.worker_messages import Phase, send
 from fedloom.errors import PlanError, WorkerError
+from fedloom.experiment.lifeline import lifeline
 from fedloom.runtime.stopping import Stop
 
 Make = Any
@@ -45,8 +46,15 @@ def test_a_worker_of_a_run_that_is_gone_leaves_in_silence(whole: bool) -> None:
     gone, answers = os.pipe()
     os.close(gone)
     program = "from fedloom.engines.worker import serve; serve()"
-    command = [sys.executable, "-c", program, str(read), str(answers)]
-    with subprocess.Popen(command, pass_fds=(read, answers), stderr=subprocess.PIPE, text=True) as worker:
+    with (
+        lifeline() as held,
+        subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, (read, answers, *held))],
+            pass_fds=(read, answers, *held),
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as worker,
+    ):
         os.close(read)
         os.close(answers)
         order = io.BytesIO()

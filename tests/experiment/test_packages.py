@@ -49,7 +49,7 @@ def test_a_package_is_named_by_its_record(install: Callable[..., None], tmp_path
     assert "ward_models" not in sys.modules
 
 
-def test_a_file_that_was_changed_after_it_was_installed_is_told(install: Callable[..., None], tmp_path: Path) -> None:
+def test_b24_a_file_changed_after_it_was_installed_is_told(install: Callable[..., None], tmp_path: Path) -> None:
     install("ward_models", CODE, **GROUPS)
     site = tmp_path / "site-ward_models"
     write_record(site, "ward_models")
@@ -59,7 +59,7 @@ def test_a_file_that_was_changed_after_it_was_installed_is_told(install: Callabl
     assert "ward_models.py" in of(BEST).altered
 
 
-def test_another_module_of_the_same_name_is_told(
+def test_b24_another_module_of_the_same_name_is_told(
     install: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The package is installed and whole, and Python would import something else."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from msgspec import structs
 
 import fedloom
 from fedloom.core.component import ComponentSpec
@@ -38,7 +39,7 @@ from fedloom.experiment.config import read
 from fedloom.experiment.remote import read_facts
 from fedloom.experiment.spec import Experiment
 from fedloom.secure.agreement import signing_key
-from fedloom.secure.peers import Peer
+from fedloom.secure.peers import COORDINATOR, Peer
 from fedloom.secure.roster import LocalIdentity, roster
 from fedloom.store import RunFolder
 from fedloom.store.federation import FederationStore
@@ -113,6 +114,8 @@ class Office:
             poll_s=5.0,
             heartbeat_s=scene.heartbeat_s,
             lease_s=scene.lease_s,
+            identity=LocalIdentity(ClientId(COORDINATOR), scene.key),
+            inline=scene.inline,
         )
         self.engine = Federation(
             self.store,
@@ -182,7 +185,9 @@ class Wire:
         return self._through("hello", request, lambda office: office.calls.hello(self.caller, request))
 
     def poll(self, request: verbs.Poll) -> verbs.Offers:
-        return self._through("poll", request, lambda office: office.calls.poll(self.caller, request))
+        offers = self._through("poll", request, lambda office: office.calls.poll(self.caller, request))
+        changed = tuple(self._scene.on_offer(self._name, offer) for offer in offers.offers)
+        return structs.replace(offers, offers=changed)
 
     def claim(self, request: verbs.Claim) -> verbs.Claimed:
         return self._through("claim", request, lambda office: office.calls.claim(self.caller, request))
@@ -293,6 +298,8 @@ class Place:
                         limits=scene.limits,
                         rehearsal=scene.rehearsal,
                         hand=self._hand,
+                        coordinator=lambda: scene.key.public,
+                        inline=scene.inline,
                     )
                     self._tamper(self.agent)
                     self.agent.serve()
@@ -334,7 +341,10 @@ class Place:
 
 
 class Scene:
-    """A federation over folders, with places at which a test can step in."""
+    """A federation over folders, with places at which a test can step in.
+
+    Its models are small: with ``inline`` 0 their messages are uploaded as those of large ones are.
+    """
 
     killed = Killed
     lost = Lost
@@ -363,6 +373,7 @@ class Scene:
         clock: Callable[[], float] = time.monotonic,
         heartbeat_s: float = 12.0,
         lease_s: float = 60.0,
+        inline: int = 0,
     ) -> None:
         self.folder = folder
         self.base = folder / "data"
@@ -375,11 +386,13 @@ class Scene:
         self.clock = clock
         self.heartbeat_s = heartbeat_s
         self.lease_s = lease_s
+        self.inline = inline
         self.ending = False
         self.judge: Callable[[Any], tuple[str, ...]] = lambda _asked: ()
         self.on_point: Callable[[str, int], bool] = lambda _name, _times: False
         self.on_site_point: Callable[[str, str, int], bool] = lambda _site, _name, _times: False
         self.on_call: Callable[[str, str, str, Any], bool] = lambda _site, _verb, _when, _request: False
+        self.on_offer: Callable[[str, verbs.Offer], verbs.Offer] = lambda _site, offer: offer
         self.on_train: Callable[[str, Train, int], None] = lambda _site, _asked, _times: None
         self.on_message: Callable[[str, Any, int, bytes], bytes] = lambda _site, _key, _step, data: data
         self.on_cancel: Callable[[str], None] = lambda _site: None
@@ -389,6 +402,7 @@ class Scene:
         self.lives = 0
         self.passed: list[str] = []
         self.keys = {name: signing_key(bytes([place + 1] * 32)) for place, name in enumerate(self.names)}
+        self.key = signing_key(bytes([99] * 32))
         members = [Member(client=name, organisation=name, key=self.keys[name].public) for name in self.names]
         self.roster = roster("trial", 1, members)
         self._trained: Counter[tuple[str, int, str, bytes]] = Counter()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
 import os
+import pickle
+import tarfile
 import threading
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+import fedloom
 from fedloom.core import codec
 from fedloom.core.ids import ClientId, RoundNumber, RunId
 from fedloom.core.messages import AggregatorMessage
-from fedloom.errors import CodecError
+from fedloom.engines.site_calls import HANDSHAKE
+from fedloom.errors import CodecError, RunStopped
 from fedloom.secure.agreement import signing_key
 from fedloom.secure.envelopes import Header, seal_envelope
 from fedloom.secure.peers import COORDINATOR
@@ -60,9 +68,11 @@ class Site:
             self.office.calls.finish_upload(self.caller, at.upload)
         return blob
 
-    def submission(self, offer: verbs.Offer, blob: verbs.Blob, *, key: Any = None, **place: Any) -> verbs.Submit:
+    def submission(
+        self, offer: verbs.Offer, blob: verbs.Blob, *, content: bytes = b"", key: Any = None, **place: Any
+    ) -> verbs.Submit:
         """Return a signed message; what is named is another in its envelope."""
-        message = verbs.Submit(session=self.session, task=offer.task, key=offer.key, blob=blob)
+        message = verbs.Submit(session=self.session, task=offer.task, key=offer.key, blob=blob, content=content)
         self.sequence += 1
         told: dict[str, Any] = {
             "federation": "trial",
@@ -103,6 +113,18 @@ KEY = RoundKey(RunId("r"), 0, "train", RoundNumber(1), 0)
 
 def counted(office: Any) -> list[str]:
     return [sent.site for sent in office.store.rounds.contributions(KEY)]
+
+
+def test_a_content_that_comes_with_its_message_is_the_one_that_it_names(asked: Any) -> None:
+    office, east, _ = asked
+    data = b"update"
+    blob = verbs.Blob(digest=hashlib.sha256(data).digest(), length=len(data))
+    with pytest.raises(Refused, match="CORRUPT_UPLOAD"):
+        east.submit(east.submission(east.offer(), blob, content=b"upd4te"))
+    assert counted(office) == []
+    assert east.submit(east.submission(east.offer(), blob, content=data)).verdict == "ACCEPTED"
+    (sent,) = office.store.rounds.contributions(KEY)
+    assert office.store.blobs.read(sent.blob) == data
 
 
 def test_a_message_counts_once_however_often_it_comes(asked: Any) -> None:
@@ -320,3 +342,78 @@ def test_d12_an_update_that_cannot_be_one_is_a_failure_of_its_site(what: str, ag
 def renumbered(data: bytes, **numbers: Any) -> bytes:
     like = AggregatorMessage(round=RoundNumber(1), retry=0, payload=b"")
     return codec.encode(msgspec.structs.replace(codec.decode(data, like), **numbers))
+
+
+class Boom:
+    """What writes a file when somebody loads it."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.trace), "w")
+
+
+def _archive(trace: Path) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        archive.writestr(f"../../../..{trace}", b"here")
+    return held.getvalue()
+
+
+def _linked(trace: Path) -> bytes:
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w") as archive:
+        link = tarfile.TarInfo("update")
+        link.type, link.linkname = tarfile.SYMTYPE, str(trace)
+        archive.addfile(link)
+    return held.getvalue()
+
+
+def _objects(trace: Path) -> bytes:
+    held = io.BytesIO()
+    np.savez(held, allow_pickle=True, update=np.array([Boom(trace)], object))
+    return held.getvalue()
+
+
+HOSTILE: dict[str, Callable[[Path], bytes]] = {
+    "pickle": lambda trace: pickle.dumps(Boom(trace)),
+    "code": lambda trace: f"open({str(trace)!r}, 'w')".encode(),
+    "path": lambda trace: str(trace).encode(),
+    "archive": _archive,
+    "link": _linked,
+    "array of objects": _objects,
+}
+
+
+@pytest.mark.parametrize("what", list(HOSTILE))
+def test_d11_what_a_site_sends_is_never_unpacked_imported_or_opened(what: str, scene: Make, tmp_path: Path) -> None:
+    federation = scene(sites=3, rounds=1, prepare=False, policy="quorum = 2")
+    trace = tmp_path / "trace"
+    sent = HOSTILE[what](trace)
+    federation.on_message = lambda site, key, _step, data: sent if (site, key.phase) == ("east", 0) else data
+    (record,) = federation.run().records
+    assert {(each.client, each.kind) for each in record.failures} == {("east", "invalid")}
+    assert not trace.exists() and len(record.included) == 2
+
+
+@pytest.mark.parametrize("what", ["pickle", "archive"])
+def test_d11_nor_is_what_it_says_of_its_rows(what: str, scene: Make, tmp_path: Path) -> None:
+    federation = scene(sites=3, rounds=1)
+    trace = tmp_path / "trace"
+    sent = HOSTILE[what](trace)
+    federation.on_message = lambda site, key, _step, data: sent if (site, key.phase) == ("east", HANDSHAKE) else data
+    with pytest.raises(RunStopped, match="site east: what it says it has cannot be read"):
+        federation.run()
+    assert not trace.exists()
+
+
+def test_d11_no_module_can_load_what_runs_when_it_is_loaded() -> None:
+    forbidden = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "tarfile"}
+    root, found = Path(fedloom.__file__).parent, set()
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            found |= {(path.name, name) for name in names if name.partition(".")[0] in forbidden}
+    assert not found

@@ -1,4 +1,4 @@
-"""Lines that break: sites behind a proxy that cuts, refuses, swallows and damages (C1, C2, C3, C9)."""
+"""Lines that break: sites behind a proxy that cuts, refuses, swallows and damages (C1, C2, C3, C4, C6, C9)."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ class Fate:
 
     after: int = 1 << 40
     what: What = "cut"
+    idle_s: float = END_S
+    """Without a byte for so long, either way, the connection is cut."""
 
 
 class Proxy:
@@ -98,11 +100,13 @@ class Proxy:
                 far = socket.create_connection(("127.0.0.1", self._target), timeout=END_S)
             except OSError:
                 return
-            near.settimeout(END_S)
             with self._turn:
                 number, self.made = self.made, self.made + 1
                 self._open.append((near, far))
-            line = _Line(self.fate(number), self.met)
+            fate = self.fate(number)
+            for each in (near, far):
+                each.settimeout(fate.idle_s)
+            line = _Line(fate, self.met)
             self._start(line.pump, near, far)
             self._start(line.pump, far, near)
 
@@ -115,10 +119,23 @@ class _Line:
         self._met = met
         self._count = 0
         self._turn = threading.Lock()
+        self._last = time.monotonic()
+
+    def _heard(self, source: socket.socket) -> bytes:
+        """Return what comes next; wait on where the other way is not idle."""
+        while True:
+            try:
+                data = source.recv(16 << 10)
+            except TimeoutError:
+                if time.monotonic() - self._last >= self._fate.idle_s:
+                    raise
+                continue
+            self._last = time.monotonic()
+            return data
 
     def pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
-            while data := source.recv(16 << 10):
+            while data := self._heard(source):
                 with self._turn:
                     before, self._count = self._count, self._count + len(data)
                     left = self._fate.after - before
@@ -152,13 +169,16 @@ class Hand:
         self._before = before
 
     def look(self) -> Looked:
-        self._worker = SiteWorker.of(self._setup)
-        return self._worker.look()
+        return self._made().look()
 
     def train(self, asked: Train) -> Trained:
-        assert self._worker is not None, "a run begins with a look"
         self._before()
-        return self._worker.train(asked)
+        return self._made().train(asked)
+
+    def _made(self) -> SiteWorker:
+        if self._worker is None:
+            self._worker = SiteWorker.of(self._setup)
+        return self._worker
 
     def cancel(self) -> None:
         """Nothing hangs here."""
@@ -188,6 +208,7 @@ class Far:
         self.name = name
         self.proxy = proxy
         self.said: list[bool] = []
+        self.reasons: list[str] = []
         self.trained = 0
         self.before: Callable[[], None] = lambda: None
         self.waiting = threading.Event()
@@ -199,6 +220,7 @@ class Far:
 
     def _tell(self, state: LinkState) -> None:
         self.said.append(state.connected)
+        self.reasons.append(state.reason)
         if not state.connected:
             self.waiting.set()
 
@@ -224,6 +246,8 @@ class Far:
                     data=lambda _experiment: SiteData(source=source, base=scene.base),
                     judge=lambda _asked: (),
                     hand=hand,
+                    coordinator=lambda: scene.key.public,
+                    inline=scene.inline,
                 )
                 self.agent.serve()
         except Unreachable:
@@ -374,16 +398,74 @@ def test_c2_a_site_trains_on_while_the_line_is_down_and_sends_when_it_is_back(ne
 def test_c3_a_line_that_swallows_everything_is_noticed_and_made_anew(
     net: Callable[..., Net], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hundredth = {"grpc.keepalive_time_ms": 300, "grpc.keepalive_timeout_ms": 200, "grpc.http2.ping_timeout_ms": 200}
-    assert all(dict(channels._OPTIONS)[name] == 100 * value for name, value in hundredth.items())
-    monkeypatch.setattr(channels, "_OPTIONS", _with(channels._OPTIONS, hundredth))
-    often = {"grpc.http2.min_recv_ping_interval_without_data_ms": 200}
-    monkeypatch.setattr(server_module, "_OPTIONS", _with(server_module._OPTIONS, often))
+    hundredth(monkeypatch, client=True, server=True)
     made = net(lambda number: Fate(12_000, "swallow") if number == 0 else Fate())
     began = time.monotonic()
     made.run()
     assert time.monotonic() - began < END_S / 2, "nobody waited for the proxy to give up"
     assert all("swallow" in site.proxy.met for site in made.sites.values())
+
+
+def hundredth(monkeypatch: pytest.MonkeyPatch, *, client: bool, server: bool) -> None:
+    """Let times of the line go a hundred times as fast, at either end."""
+    pings = {"grpc.keepalive_time_ms": 300, "grpc.keepalive_timeout_ms": 200, "grpc.http2.ping_timeout_ms": 200}
+    assert all(dict(channels._OPTIONS)[name] == 100 * value for name, value in pings.items())
+    allowed = {"grpc.http2.min_ping_interval_without_data_ms": 200}
+    assert all(dict(server_module._OPTIONS)[name] == 100 * value for name, value in allowed.items())
+    if client:
+        monkeypatch.setattr(channels, "_OPTIONS", _with(channels._OPTIONS, pings))
+    if server:
+        monkeypatch.setattr(server_module, "_OPTIONS", _with(server_module._OPTIONS, allowed))
+
+
+def held_back(made: Net, until: Callable[[], bool]) -> None:
+    """Let east train until something has happened; the others wait for work meanwhile."""
+    east, tick = made.sites["east"], threading.Event()
+
+    def wait() -> None:
+        limit = time.monotonic() + END_S
+        while east.trained == 1 and not until():
+            assert time.monotonic() < limit, "it did not happen"
+            tick.wait(0.01)
+
+    east.before = wait
+
+
+@pytest.mark.parametrize("pings", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_c4_a_proxy_that_drops_idle_lines_is_kept_awake_or_not_noticed(
+    net: Callable[..., Net], monkeypatch: pytest.MonkeyPatch, pings: bool
+) -> None:
+    """Lines are cut after 60 s of silence, pings come every 30 s: here 2 s and 1 s, the least that gRPC takes."""
+    hundredth(monkeypatch, client=pings, server=True)
+    made = net(lambda _number: Fate(idle_s=2.0 if pings else 0.6))
+    north, seen = made.sites["north"], []
+
+    def long_enough() -> bool:
+        """Whether north has waited for longer than idle lines live; without pings, whether its line was made anew."""
+        seen.append(time.monotonic())
+        return seen[-1] - seen[0] > 5.0 if pings else False in north.said
+
+    held_back(made, long_enough)
+    made.run()
+    if pings:
+        assert north.said == [True], north.reasons
+    else:
+        assert north.said[:3] == [True, False, True], north.reasons
+
+
+@pytest.mark.slow
+def test_c6_a_server_that_wants_fewer_pings_costs_a_new_line_and_one_word(
+    net: Callable[..., Net], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With our settings it cannot be: 30 s at sites, 20 s at coordinators. Here a site asks each second."""
+    asks, allows = dict(channels._OPTIONS), dict(server_module._OPTIONS)
+    assert asks["grpc.keepalive_time_ms"] > allows["grpc.http2.min_ping_interval_without_data_ms"]
+    hundredth(monkeypatch, client=True, server=False)
+    made = net()
+    held_back(made, lambda: False in made.sites["north"].said)
+    made.run()
+    assert made.sites["north"].said[:3] == [True, False, True]
+    assert "too many pings" in made.sites["north"].reasons[1].lower()
 
 
 def _with(options: tuple[tuple[str, Any], ...], changed: dict[str, int]) -> tuple[tuple[str, Any], ...]:
@@ -446,4 +528,4 @@ def test_a_worker_that_nobody_asks_for_is_ended_and_made_again_when_it_is(scene:
     assert work.hand._worker is not None, "it is kept warm"
     agent._rest(verbs.Offers(), 500.0)
     assert work.hand._worker is None
-    assert work.hand.look().rows > 0
+    assert work.hand.look().facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -28,6 +29,26 @@ def test_a_federation_trains_the_model_of_the_simulation(aggregator: str, algori
 def test_a_worker_process_trains_what_a_simulation_trains(scene: Any) -> None:
     federation = scene(sites=3, processes=["center", "east", "north"], rounds=2)
     assert federation.run().model_sha256 == federation.simulated().model_sha256
+
+
+@pytest.mark.parametrize("aggregator", ["plain_sum", "secure_sum"])
+@pytest.mark.parametrize("inline", [200, 1 << 16])
+def test_small_contents_travel_with_their_messages(aggregator: str, inline: int, scene: Any) -> None:
+    """Of 200 bytes: some do, and some are uploaded and fetched."""
+    federation = scene(aggregator=aggregator, inline=inline, rounds=2)
+    verbs: Counter[str] = Counter()
+
+    def count(_site: str, verb: str, when: str, _request: Any) -> bool:
+        verbs[verb] += when == "after"
+        return False
+
+    federation.on_call = count
+    assert federation.run().model_sha256 == federation.simulated().model_sha256
+    assert set(federation.trained().values()) == {1}
+    if inline == 1 << 16:
+        assert not verbs["begin_upload"] and not verbs["fetch"]
+    else:
+        assert 0 < verbs["begin_upload"] < verbs["submit"] and verbs["fetch"]
 
 
 @pytest.mark.slow

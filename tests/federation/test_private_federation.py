@@ -58,7 +58,7 @@ def spent(federation: Any) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("form", list(FORMS))
-def test_killed_at_every_step_of_a_release_releases_each_round_once(form: str, scene: Make) -> None:
+def test_d16_killed_at_every_step_of_a_release_releases_each_round_once(form: str, scene: Make) -> None:
     undisturbed = private(scene, form, rehearsal=True)
     expected = undisturbed.run()
     federation = private(scene, form, rehearsal=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from fedloom.engines.coordinator_host import CoordinatorHost
 from fedloom.engines.remote_team import Patience
 from fedloom.engines.site_folder import SiteFolder, approve_roster, collect_certificate, follow_roster, join_site
 from fedloom.secure.authorities import issue_intermediate, new_root
+from fedloom.secure.peers import COORDINATOR
 from fedloom.secure.roster import roster
 from fedloom.secure.roster_pin import RosterUpdate
 from fedloom.store.federation import FederationStore
@@ -45,7 +47,7 @@ from fedloom.transport import admin
 from fedloom.transport.client import Client
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for orphans in /proc")
-COORDINATOR = """
+HOST = """
 import sys
 from pathlib import Path
 from fedloom.engines.coordinator_host import CoordinatorHost
@@ -96,14 +98,16 @@ class Processes:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.killed: Counter[str] = Counter()
         self.folder = CoordinatorFolder(base / "coordinator")
+        self.store = self.folder.store
         self._environment = {**os.environ, "TMPDIR": str(base)}
         _found(self.folder, base, rows, names, patience)
 
-    def start(self, name: str, *dies: str) -> None:
-        code = COORDINATOR if name == "coordinator" else SITE
+    def start(self, name: str, *dies: str, command: Sequence[str] = ()) -> None:
+        """Start a party; ``command`` is what it is started by, where that is not the usual code in an interpreter."""
+        usual = (sys.executable, "-c", HOST if name == "coordinator" else SITE)
         with (self.base / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-c", code, str(self.base / name), *dies],
+                [*(command or usual), str(self.base / name), *dies],
                 env=self._environment,
                 stdout=log,
                 stderr=log,
@@ -148,12 +152,12 @@ class Processes:
 
     def summary(self, run: RunId) -> Any:
         """Return what the run came to; None: it goes on."""
-        path = self.folder.store / "runs" / run / "record.json"
+        path = self.store / "runs" / run / "record.json"
         return json.loads(path.read_text())["summary"] if path.exists() else None
 
     def is_over(self, run: RunId, number: int) -> bool:
         """Return whether a round of training is over, as the coordinator has written it down."""
-        file = TableFile.read(self.folder.store / "coordinator.sqlite", tables=TABLES, form=FORMAT)
+        file = TableFile.read(self.store / "coordinator.sqlite", tables=TABLES, form=FORMAT)
         try:
             with file.reading() as tables:
                 rounds = tables.where(ROUNDS, run=run, program="train", round=number)
@@ -177,6 +181,7 @@ def _found(folder: CoordinatorFolder, base: Path, rows: Path, names: Sequence[st
         patience=patience,
     )
     members: list[Member] = []
+    own = Member(client=ClientId(COORDINATOR), organisation=COORDINATOR, key=folder.signing_key().public)
     with ExitStack() as open_, CoordinatorHost(folder) as host:
         line = open_.enter_context(Client(f"127.0.0.1:{host.ports.sites}", operator_files(folder), patience_s=5.0))
         for name in names:
@@ -186,7 +191,7 @@ def _found(folder: CoordinatorFolder, base: Path, rows: Path, names: Sequence[st
             words = next(each for each in pending_joins(folder) if each.client == name)
             joined = approve_join(folder, words.fingerprint)
             members.append(Member(client=ClientId(name), organisation=joined.organisation, key=joined.key))
-            signed = roster("trial", len(members), members).signed(root.signing)
+            signed = roster("trial", len(members), [*members, own]).signed(root.signing)
             install_roster(folder, RosterUpdate(roster=signed).stored())
             collect_certificate(SiteFolder(base / name))
             policy = POLICY.format(name=name, rows=rows / f"{name}.csv")
@@ -307,11 +312,13 @@ def test_five_sites_one_lost_at_a_step_of_a_secure_sum(
     check(processes, federation, run, lost=("east",))
 
 
-@pytest.mark.slow
+QUICK, ALL = 8, 50
+
+
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(QUICK), *(pytest.param(n, marks=pytest.mark.slow) for n in range(QUICK, ALL))])
 def test_a1_b1_killed_at_random_moments(seed: int, trial: Callable[..., tuple[Processes, Any]]) -> None:
-    settings = {"aggregator": "secure_sum" if seed % 2 else "plain_sum", "algorithm": ("scaffold", "fedavg")[seed // 4]}
+    settings = {"aggregator": ("plain_sum", "secure_sum")[seed % 2], "algorithm": ("scaffold", "fedavg")[seed // 2 % 2]}
     processes, federation = trial(rounds=6, **settings)
     draw = random.Random(seed)
     for name in processes.names:
@@ -328,3 +335,48 @@ def test_a1_b1_killed_at_random_moments(seed: int, trial: Callable[..., tuple[Pr
     until(lambda: processes.summary(run) is not None, processes)
     assert processes.killed
     check(processes, federation, run)
+
+
+PATIENT = "from fedloom.engines import coordinator_host as host_module\nhost_module._STORE_PATIENCE_S = 0.5\n"
+
+
+def _namespaces() -> bool:
+    """Return whether this user may mount a small disk that only his own process sees."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        return subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True, timeout=10).returncode == 0
+    return False
+
+
+@pytest.mark.skipif(not _namespaces(), reason="no small disk can be mounted here")
+@pytest.mark.timeout(240)
+def test_a7_a_coordinator_whose_disk_is_full_says_so_waits_and_goes_on_when_there_is_room(
+    trial: Callable[..., tuple[Processes, Any]], tmp_path: Path
+) -> None:
+    processes, federation = trial(sites=2, rounds=6)
+    store, copy = processes.folder.store, tmp_path / "copy"
+    store.rename(copy)
+    store.mkdir(mode=0o700)
+    small = f"mount -t tmpfs -o size=6m,mode=700 none {store} && cp -a {copy}/. {store} && exec {sys.executable} -c"
+    processes.start("coordinator", command=["unshare", "-rm", "sh", "-c", f'{small} "$0" "$1"', PATIENT + HOST])
+    processes.store = disk = Path(f"/proc/{processes.running['coordinator'].pid}/root{store}")
+    for name in federation.names:
+        processes.start(name)
+    run = processes.submit(federation.experiment)
+    until((disk / "runs" / run / "facts.json").exists, processes)
+    with (disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
+    until(lambda: "no space in" in (processes.base / "coordinator.log").read_text(), processes)
+    assert processes.summary(run) is None
+    (disk / "ballast").unlink()
+    until(lambda: processes.summary(run) is not None, processes)
+    assert processes.summary(run)["model_sha256"] == federation.simulated().model_sha256
+    shutil.rmtree(copy)
+    shutil.copytree(disk, copy)
+    processes.end()
+    with FederationStore(copy) as kept:
+        kept.events.verify()
+        assert {each.stage for each in kept.rounds.rounds(run)} == {"committed"}
+        counted = [sent for each in kept.rounds.rounds(run) for sent in kept.rounds.contributions(each.key)]
+        assert {sent.kind for sent in counted} == {"message"}
+        assert len(counted) == sum(event.kind == "contribution" for event in kept.events.since(0))

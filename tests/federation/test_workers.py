@@ -65,7 +65,6 @@ def is_alive(process: int) -> bool:
     return state not in "ZX"
 
 
-@pytest.mark.slow
 def test_b5_code_that_raises_is_told_as_class_and_line_and_its_text_stays(scene: Make, faulty: Path) -> None:
     federation = failing(scene, faulty, "raises", aggregator="secure_sum", sites=5)
     found = federation.run()
@@ -89,15 +88,13 @@ def test_b6_a_worker_that_ends_is_told_and_replaced(fault: str, code: str, scene
     check_one_failure(federation, federation.run(), "crashed", code)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["freezes", "waits"])
+@pytest.mark.parametrize("fault", ["freezes", slow("waits")])
 def test_b7_a_worker_that_hangs_is_ended(fault: str, scene: Make, faulty: Path) -> None:
     limits = Limits(idle_s=2.5) if fault == "freezes" else Limits(task_s=2.5)
     federation = failing(scene, faulty, fault, limits=limits)
     check_one_failure(federation, federation.run(), "crashed", "TASK_STALLED")
 
 
-@pytest.mark.slow
 def test_b8_a_worker_that_waits_for_ever_holds_neither_round_nor_site(scene: Make, faulty: Path) -> None:
     """The site's heartbeats go on, the round closes at its deadline, and the site hears that it is over."""
     federation = failing(scene, faulty, "waits", patience=Patience(deadline_s=3.0), heartbeat_s=0.2)

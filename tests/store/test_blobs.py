@@ -66,7 +66,7 @@ def test_pieces_grow_over_restarts_and_overlaps_and_a_gap_is_told_where_to_go_on
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.binary(max_size=40), pieces=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=30))
-def test_pieces_in_any_order_never_make_another_content(
+def test_c10_pieces_in_any_order_never_make_another_content(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, pieces: list[tuple[int, int]]
 ) -> None:
     folder = tmp_path_factory.mktemp("blobs")

@@ -193,7 +193,7 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
     return (frame(start, data[start : start + size]) for start in range(0, len(data), size))
 
 
-def test_duplicates_and_overlaps_change_nothing(federation: Any) -> None:
+def test_c10_duplicates_and_overlaps_change_nothing(federation: Any) -> None:
     data = DATA[:1000]
     first, *rest = pieces(data, 100)
     overlapping = frame(50, data[50:250])
@@ -202,7 +202,7 @@ def test_duplicates_and_overlaps_change_nothing(federation: Any) -> None:
     assert held(federation) == data
 
 
-def test_a_gap_is_told_with_the_offset_at_which_to_go_on(federation: Any) -> None:
+def test_c10_a_gap_is_told_with_the_offset_at_which_to_go_on(federation: Any) -> None:
     data = DATA[:1000]
     first, second, third, *_ = pieces(data, 100)
     head = opened(federation, data)
@@ -348,9 +348,8 @@ def test_a_stream_of_one_who_is_shut_out_is_cut_at_the_next_look(serve: Serve) -
     assert len(ended) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
-def test_memory_stays_flat_while_256_mb_go_up_and_down(serve: Serve) -> None:
+def test_c8_memory_stays_flat_while_256_mb_go_up_and_down(serve: Serve) -> None:
     federation = serve()
     block = bytes(range(256)) * (CHUNK // 256)
     length = 256 << 20

@@ -1,4 +1,4 @@
-"""A line that is cut, goes dead or leads through a proxy (C2, C3, C12, C15)."""
+"""A line that is cut, goes dead, is slow, or leads through a proxy (C2, C3, C5, C11, C12, C15)."""
 
 from __future__ import annotations
 
@@ -7,24 +7,41 @@ import hashlib
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from fedloom.transport import calls, verbs
+from fedloom.transport import server as server_module
 from fedloom.transport.backoff import LinkState
 from fedloom.transport.client import Client, Memory
+from fedloom.transport.errors import Unreachable
+from fedloom.transport.server import Capacity, Server
 
 DATA = bytes(range(256)) * 14_000
 BEAT = verbs.Heartbeat(session="s")
 
 
 class Proxy:
-    """Passes connections on. The first of them carry only so many bytes: then they are cut, or silent (``dead``)."""
+    """Passes connections on. The first of them carry only so many bytes: then they are cut, or silent (``dead``).
 
-    def __init__(self, target: int, limits: list[int | None], *, dead: bool = False, connect: bool = False) -> None:
+    With a ``pace`` each way carries so many bytes a second.
+    """
+
+    def __init__(
+        self,
+        target: int,
+        limits: list[int | None],
+        *,
+        dead: bool = False,
+        connect: bool = False,
+        pace: float | None = None,
+    ) -> None:
         self._target = target
+        self._pace = pace
+        self._closed = threading.Event()
         self._limits = limits
         self._dead = dead
         self._connect = connect
@@ -37,6 +54,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
+        self._closed.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -67,6 +85,8 @@ class Proxy:
         try:
             while data := source.recv(1 << 16):
                 passed += len(data)
+                if self._pace is not None:
+                    self._closed.wait(len(data) / self._pace)
                 if most is not None and passed > most:
                     if self._dead:
                         continue
@@ -138,6 +158,70 @@ def test_a_line_that_is_dead_without_a_word_is_given_up_and_made_again(federatio
     assert proxy.accepted == 2
     assert [state.connected for state in told] == [True, False, True]
     assert "DEADLINE_EXCEEDED" in told[1].reason
+
+
+def test_c5_a_coordinator_that_hangs_is_noticed_though_its_line_answers_pings(
+    federation: Any, through: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC answers pings by itself, whatever becomes of the program behind it; an unanswered heartbeat tells."""
+    told: list[LinkState] = []
+    hangs = threading.Event()
+    answer = federation.coordinator.heartbeat
+
+    def heartbeat(caller: Any, request: verbs.Heartbeat) -> verbs.HeartbeatReply:
+        hangs.wait(20.0)
+        reply: verbs.HeartbeatReply = answer(caller, request)
+        return reply
+
+    ask = Client._ask
+    monkeypatch.setattr(federation.coordinator, "heartbeat", heartbeat)
+    monkeypatch.setattr(Client, "_ask", lambda self, line, verb, request, s: ask(self, line, verb, request, s / 50))
+    # The service's methods are looked up when the server is made: this one answers for the one that hangs.
+    hung = type(federation)(federation.authority, federation.coordinator, _serving(federation))
+    client = hung.client(tell=told.append)
+    try:
+        with pytest.raises(Unreachable, match="Heartbeat got no answer"):
+            client.heartbeat(BEAT)
+        assert [state.connected for state in told] == [False]
+        assert "DEADLINE_EXCEEDED" in told[0].reason
+        hangs.set()
+        assert client.call(calls.HEARTBEAT, BEAT, within_s=500.0).server_time_s == 6.0
+        assert [state.connected for state in told] == [False, True]
+    finally:
+        hangs.set()
+        client.close()
+        hung.server.stop(0.0)
+
+
+def _serving(federation: Any) -> Server:
+    server = Server(
+        federation.coordinator, federation.authority.coordinator(), federation="trial.example", hosts=("127.0.0.1",)
+    )
+    server.start()
+    return server
+
+
+def test_c11_a_line_that_is_slow_is_no_line_that_stands_still(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 kB a second, 60 s without a byte as the limit: here a hundred times as fast, and as short."""
+    monkeypatch.setattr(server_module, "_SWEEP_S", 0.1)
+    idle_s = 0.6
+    federation = serve(capacity=Capacity(sites=4, idle_s=idle_s))
+    proxy = Proxy(federation.server.port, [], pace=6.4e6)
+    data = DATA + DATA + DATA
+    blob = verbs.Blob(digest=hashlib.sha256(data).digest(), length=len(data))
+    told: list[LinkState] = []
+    client = Client(f"127.0.0.1:{proxy.port}", federation.authority.site(), patience_s=0.0, tell=told.append)
+    began = time.monotonic()
+    try:
+        request = verbs.BeginUpload(session="s", task="t", retry=0, blob=blob)
+        assert client.upload(request, lambda offset, size: data[offset : offset + size]).done
+    finally:
+        client.close()
+        proxy.close()
+    assert time.monotonic() - began > 2 * idle_s, "it took longer than a line may stand still"
+    assert bytes(federation.coordinator.uploads["north-t-0"].data) == data
+    assert [state.connected for state in told] == [True]
+    assert proxy.accepted == 2, "one line for control calls, one for bytes, and none made anew"
 
 
 def test_a_proxy_of_the_environment_is_used_and_can_be_gone_round(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import statistics
 import threading
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedloom.errors import TransportError
 from fedloom.transport.addresses import split
-from fedloom.transport.backoff import Link, LinkState, wait_s
+from fedloom.transport.backoff import LONGEST_S, Link, LinkState, wait_s
 from fedloom.transport.errors import Code, Refused
 from fedloom.transport.limits import Gate, Penalties, PerCaller, Watchdog
 
@@ -116,6 +119,23 @@ def test_a_wait_is_anything_up_to_its_longest(failures: int, share: float, asked
     wait = wait_s(failures, lambda: share, at_least_s=asked)
     assert asked <= wait <= asked + longest
     assert wait == pytest.approx(asked + share * longest)
+
+
+@pytest.mark.parametrize(("outage_s", "most"), [(1.0, 130), (5.0, 50), (20.0, 20), (120.0, 15)])
+def test_c16_sites_that_have_lost_their_coordinator_do_not_come_back_all_at_once(outage_s: float, most: int) -> None:
+    """Two hundred sites lose it in one moment and try until it is there; the draws are those of a fixed seed."""
+    draw = random.Random(3)
+    came: list[float] = []
+    for _ in range(200):
+        now, failures = 0.0, 0
+        while now < outage_s:
+            failures += 1
+            now += wait_s(failures, draw.random)
+        came.append(now - outage_s)
+    assert max(Counter(map(int, came)).values()) <= most, "in one second"
+    heartbeat_s = 12.0
+    assert statistics.median(came) < 2 * heartbeat_s
+    assert max(came) <= LONGEST_S, "all are back within the longest wait"
 
 
 def test_the_state_of_the_link_is_told_once_per_change() -> None:

@@ -7,12 +7,15 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from grpc._cython import cygrpc
 
-from fedloom.transport import admin, calls, verbs
+from fedloom.transport import admin, calls, channels, verbs
+from fedloom.transport import server as server_module
 from fedloom.transport.backoff import LinkState
 from fedloom.transport.calls import VERBS
 from fedloom.transport.client import Client
@@ -264,6 +267,14 @@ def test_a_second_server_on_the_port_is_told_so(federation: Any) -> None:
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("options", [server_module._OPTIONS, channels._OPTIONS], ids=["server", "client"])
+def test_grpc_knows_every_option_by_its_name(options: tuple[tuple[str, Any], ...]) -> None:
+    """A name that it does not know it passes over in silence."""
+    library = Path(cygrpc.__file__).read_bytes()
+    unknown = [name for name, _ in options if name.encode() + b"\0" not in library]
+    assert unknown == []
+
+
 def test_both_families_are_served(serve: Serve) -> None:
     federation = serve(hosts=("[::]",))
     for host in ("127.0.0.1", "[::1]", "localhost"):

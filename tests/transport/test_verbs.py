@@ -82,7 +82,7 @@ def test_every_verb_has_a_method_of_its_own_and_a_role() -> None:
     }  # fmt: skip
 
 
-def test_a_message_too_large_is_refused_at_either_end_by_its_name() -> None:
+def test_c7_a_message_too_large_is_refused_at_either_end_by_its_name() -> None:
     with pytest.raises(Refused, match=r"RunEvent takes 1100.* bytes; at most 1048576"):
         encode(admin.RunEvent(sequence=1, time_s=0.0, kind="round", data=bytes(1_100_000)))
     assert "TOO_LARGE: Submit came with 1048577 bytes" in refused(calls.SUBMIT, bytes(MAX_MESSAGE + 1))

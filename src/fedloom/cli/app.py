@@ -38,9 +38,9 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help='A folder, a run id,
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from fedloom.core.own_version import own_version
 
-        typer.echo(f"fedloom {version('fedloom')}")
+        typer.echo(f"fedloom {own_version()}")
         raise typer.Exit
 
 

@@ -1,4 +1,7 @@
-"""Processes of one host that belong to one command: they are started by it, and all end with it."""
+"""Processes of one host that belong to one command: they are started by it, and all end with it, killed or not.
+
+The command holds the other end of their standard input, from which nothing comes: its end is that of the command.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from fedloom.errors import WorkerError
 
 GRACE_S = 8.0
 """For a process to end by itself after it was asked to."""
+ENDS_WITH_STDIN = "FEDLOOM_ENDS_WITH_STDIN"
+"""Environment variable of a command whose standard input ends when it shall end itself."""
 _TOLD = 12
 """Last lines of a process's output that an error shows."""
 
@@ -41,6 +46,26 @@ def ended_by_a_signal() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def end_with_stdin(*, grace_s: float = GRACE_S) -> None:
+    """Let this process end when its standard input does: as by a signal, and after a while at once.
+
+    What it does later reads nothing there.
+    """
+    os.environ.pop(ENDS_WITH_STDIN, None)
+    watched, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            os.read(watched, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace_s)
+        _kill_group(os.getpid())
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 class Children:
@@ -68,8 +93,8 @@ class Children:
         with log.open("ab") as out:
             child = subprocess.Popen(
                 [sys.executable, "-m", "fedloom", *map(str, arguments)],
-                env={**os.environ, **(env or {})},
-                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(env or {}), ENDS_WITH_STDIN: "1"},
+                stdin=subprocess.PIPE,  # never written to: it ends with this process
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -136,8 +161,14 @@ class Children:
 def _end_group(child: subprocess.Popen[bytes]) -> None:
     """End what is left of the session of a process: it and its own children."""
     if os.name == "posix":
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
+        _kill_group(child.pid)
     else:
         child.kill()
     child.wait()
+    if child.stdin is not None:
+        child.stdin.close()
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

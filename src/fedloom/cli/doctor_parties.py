@@ -9,16 +9,17 @@ import socket
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fedloom.cli.findings import Finding
 from fedloom.cli.listening import listening
 from fedloom.cli.progress import in_bytes
+from fedloom.core.own_version import own_version
 from fedloom.engines.coordinator_folder import CoordinatorFolder, CoordinatorSettings, Ports, operator_files
 from fedloom.errors import Error, TransportError
 from fedloom.secure.certificates import at, read_certificates
 from fedloom.secure.peers import COORDINATOR
+from fedloom.transport.clocks import FAR_S, apart
 from fedloom.transport.probe import ProbeResult, probe
 
 DAY = 86400.0
@@ -26,8 +27,6 @@ _SOON_S = 3 * DAY
 """A certificate is renewed daily: one that ends so soon was not."""
 _AUTHORITY_SOON_S = 30 * DAY
 _LEAST_DISK = 256 << 20
-FAR_S = 30.0
-"""Clocks further apart than this are worth a word; certificates forgive minutes."""
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY")
 
 
@@ -182,7 +181,7 @@ def clocks(offset_s: float) -> Finding:
     return Finding(
         subject="clock",
         level="warning" if far else "ok",
-        value=f"{abs(offset_s):.1f} s {'behind' if offset_s > 0 else 'ahead of'} the coordinator's",
+        value=apart(offset_s),
         advice="set it: certificates and messages are judged by the time" if far else None,
     )
 
@@ -249,18 +248,11 @@ def _bracketed(host: str) -> str:
 
 def versions(theirs: str) -> Finding:
     """Compare the version of fedloom at both ends: one minor version apart works."""
-    own = _own_version()
-    same = own is None or own.split(".")[:2] == theirs.split(".")[:2]
+    own = own_version()
+    same = own.split(".")[:2] == theirs.split(".")[:2]
     return Finding(
         subject="versions",
         level="ok" if same else "warning",
-        value=f"{own or 'unknown'} here, {theirs} at the coordinator",
+        value=f"{own} here, {theirs} at the coordinator",
         advice=None if same else "bring both to one version: the coordinator first",
     )
-
-
-def _own_version() -> str | None:
-    try:
-        return version("fedloom")
-    except PackageNotFoundError:
-        return None

@@ -17,7 +17,7 @@ from fedloom.errors import Error, TransportError
 from fedloom.experiment.site_policy import DataPolicy, SitePolicy
 from fedloom.secure.certificates import renewal_due
 from fedloom.transport.addresses import split
-from fedloom.transport.entry import server_time
+from fedloom.transport.entry import server_time, undated_time
 from fedloom.transport.probe import probe
 
 _SOON_S = 3 * 86400.0
@@ -159,10 +159,16 @@ def _line(folder: SiteFolder, place: Coordinator, now: float) -> Iterator[Findin
 
 
 def _clock(folder: SiteFolder, place: Coordinator, now: float) -> Iterator[Finding]:
+    root = folder.anchor().certificate
     try:
-        said = server_time(place.entry, folder.anchor().certificate)
+        said = undated_time(place.entry, root)
     except TransportError as error:
-        yield problem("entry port", error, "what answers there is not this federation's coordinator")
+        advice = "dial a name that its certificate has; if it has none of this federation, somebody else answers there"
+        yield problem("entry port", error, advice)
         return
     yield clocks(said.server_time_s - now)
     yield versions(said.version)
+    try:
+        server_time(place.entry, root)
+    except TransportError as error:
+        yield problem("entry port", error, "set the clock that is wrong; if both are right, start the coordinator anew")

@@ -43,6 +43,8 @@ def _words(kind: str, data: Mapping[str, Any]) -> str:
             return f"{_which(data)}: {data.get('site')} came too late"
         case "reoffer":
             return f"{data.get('site')} is asked again"
+        case "versions":
+            return f"{data.get('site')} {data.get('words')}"
         case "approval":
             word = "approves" if data.get("approved") else "says no"
             return f"{data.get('site')} {word} {data.get('code') or ''}".rstrip()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 from fedloom.core.component import Json
+from fedloom.core.own_version import FROM_SOURCES, own_version
 from fedloom.errors import DataError
 from fedloom.experiment.tree import toml_value
 
@@ -104,8 +104,5 @@ def source_of(path: Path) -> dict[str, Json]:
 
 
 def _installed() -> str:
-    try:
-        found = version("fedloom")
-    except PackageNotFoundError:
-        return "*"
-    return ".".join(found.split(".")[:2]) + ".*"
+    found = own_version()
+    return "*" if found == FROM_SOURCES else ".".join(found.split(".")[:2]) + ".*"

@@ -1,6 +1,6 @@
 """CoordinatorFolder: the files of a coordinator: trust, keys, settings, store. What it is given is verified first.
 
-``anchor.pem`` is the federation's anchor, ``root.pem`` the root's certificate in it, which TLS reads;
+``anchor.json`` is the federation's anchor, ``root.pem`` the root's certificate in it, which TLS reads;
 ``intermediate.pem`` and ``.key`` issue certificates, ``tls.pem`` and ``.key`` are the coordinator's own, renewed daily;
 ``signing.key`` is its Ed25519 key; ``roster.json`` and ``deny.json`` are signed by the root, ``coordinator.toml`` says
 where to listen and how long to wait; ``joins/`` has who asks to join, and ``store/`` the rest.
@@ -113,7 +113,7 @@ class CoordinatorFolder:
             StoreError: When the folder is none of a coordinator.
             TrustError: When the file was damaged.
         """
-        return open_anchor(read_owned(self.path / "anchor.pem", remedy=_INIT), meant=None)
+        return open_anchor(read_owned(self.path / "anchor.json", remedy=_INIT), meant=None)
 
     def settings(self) -> CoordinatorSettings:
         """Return the settings.
@@ -220,7 +220,7 @@ def init_coordinator(
     )
     make_folder(folder.path)
     make_folder(folder.joins)
-    write_owned(folder.path / "anchor.pem", anchor.stored())
+    write_owned(folder.path / "anchor.json", anchor.stored())
     write_owned(folder.path / "root.pem", anchor.certificate)
     write_owned(folder.path / "intermediate.key", intermediate.key.stored())
     write_owned(folder.path / "intermediate.pem", intermediate.certificate)

@@ -18,6 +18,8 @@ from typing import Self
 from msgspec import structs
 
 from fedloom.core.ids import ClientId, RunId
+from fedloom.core.own_version import own_version
+from fedloom.core.roster import Identity
 from fedloom.engines.accounting import LEDGER
 from fedloom.engines.admin_calls import ABORTED, AdminCalls
 from fedloom.engines.coordinator_folder import CoordinatorFolder, Ports, renew_coordinator
@@ -32,7 +34,8 @@ from fedloom.engines.site_calls import BlobOnDisk, SiteCalls
 from fedloom.errors import Error, StoreError
 from fedloom.runtime.record import RoundRecord
 from fedloom.secure.deny_list import DenyList
-from fedloom.secure.roster import SignedRoster, roster
+from fedloom.secure.peers import COORDINATOR
+from fedloom.secure.roster import LocalIdentity, SignedRoster, roster
 from fedloom.secure.roster_pin import RosterUpdate
 from fedloom.store import RunFolder
 from fedloom.store.crash_points import Point
@@ -72,8 +75,9 @@ class CoordinatorCalls(SiteCalls):
         heartbeat_s: float,
         poll_s: float,
         now: Callable[[], float],
+        identity: Identity,
     ) -> None:
-        super().__init__(store, desk, members, heartbeat_s=heartbeat_s, poll_s=poll_s, now=now)
+        super().__init__(store, desk, members, heartbeat_s=heartbeat_s, poll_s=poll_s, now=now, identity=identity)
         self._members = members
         self._update = update
         self._denied = denied
@@ -113,7 +117,7 @@ class CoordinatorCalls(SiteCalls):
         if caller.role == "admin":
             return None
         member = self._members().member(caller.client)
-        if member is None or caller.client == ClientId("coordinator"):
+        if member is None or caller.client == ClientId(COORDINATOR):
             return Refusal(
                 code=Code.NOT_IN_ROSTER,
                 sentence=f"the roster in force (version {self._members().version}) does not have {caller.client}.",
@@ -191,7 +195,6 @@ class CoordinatorHost:
         heartbeat_s: How often sites say that they live.
         poll_s: Longest wait of a site for work.
         rehearsal: Draw secrets from the seed of a run: synthetic or public data only.
-        version: Of fedloom.
         now: Seconds since 1970.
 
     Raises:
@@ -208,7 +211,6 @@ class CoordinatorHost:
         heartbeat_s: float = 12.0,
         poll_s: float = 45.0,
         rehearsal: bool = False,
-        version: str = "0.1",
         now: Callable[[], float] = time.time,
     ) -> None:
         self.folder = folder if isinstance(folder, CoordinatorFolder) else CoordinatorFolder(folder)
@@ -239,7 +241,13 @@ class CoordinatorHost:
                 rehearsal=rehearsal,
             )
             self.admin = AdminCalls(
-                self.store, self.desk, self.federation, self.folder, ports=lambda: self.ports, version=version, now=now
+                self.store,
+                self.desk,
+                self.federation,
+                self.folder,
+                ports=lambda: self.ports,
+                version=own_version(),
+                now=now,
             )
             calls = CoordinatorCalls(
                 self.store,
@@ -251,13 +259,14 @@ class CoordinatorHost:
                 heartbeat_s=heartbeat_s,
                 poll_s=poll_s,
                 now=now,
+                identity=LocalIdentity(ClientId(COORDINATOR), self.folder.signing_key()),
             )
-            self._bind(calls, capacity, version)
+            self._bind(calls, capacity)
         except BaseException:
             self._open.close()
             raise
 
-    def _bind(self, calls: CoordinatorCalls, capacity: Capacity | None, version: str) -> None:
+    def _bind(self, calls: CoordinatorCalls, capacity: Capacity | None) -> None:
         settings, asked = self.settings, self.settings.ports
         one = settings.hosts[0].strip("[]")
         host = "" if one in ("::", "0.0.0.0") else one
@@ -265,7 +274,7 @@ class CoordinatorHost:
         self._open.callback(self._health.stop)
         entry_calls = EntryCalls(self.store, self.folder, ports=lambda: self.ports, now=self._now)
         self._entry = EntryPort(
-            entry_calls, self.folder.tls, version=version, host=host, port=asked.entry, wall=self._now
+            entry_calls, self.folder.tls, version=own_version(), host=host, port=asked.entry, wall=self._now
         )
         self._open.callback(self._entry.stop)
         self._probe = ProbePort(
@@ -304,7 +313,7 @@ class CoordinatorHost:
         """Return who is asked to take part: members that are neither denied nor suspended."""
         denied = self._denied()
         suspended = {each.name for each in self.store.sites.all() if each.suspended is not None}
-        out = suspended | denied.clients | {ClientId("coordinator")}
+        out = suspended | denied.clients | {ClientId(COORDINATOR)}
         return tuple(each.client for each in self.members().members if each.client not in out)
 
     # The life of it --------------------------------------------------------------------------------------------------

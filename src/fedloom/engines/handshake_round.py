@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedloom.core.component import spec_of
-from fedloom.core.ids import ClientId, RoundNumber
+from fedloom.core.ids import ClientId, RoundNumber, RunId
 from fedloom.engines.desk import Desk
 from fedloom.engines.site_calls import HANDSHAKE
+from fedloom.engines.site_versions import check_versions
 from fedloom.errors import Error, RunStopped
 from fedloom.experiment.handshake import agree, read_site_facts
 from fedloom.experiment.remote import RunFacts, read_facts
@@ -60,7 +61,7 @@ def shake_hands(
         said = _asked(store, desk, key, 0, asked, inputs=(store.blobs.put(run.experiment),))
         out = {site: sent.detail or sent.kind for site, sent in said.items() if sent.blob is None}
         if not out:
-            facts = _agreed(store, experiment, said)
+            facts = _agreed(store, run.run, experiment, said)
             told = (store.blobs.put(run.experiment), store.blobs.put(facts.canonical))
             answers = _asked(store, desk, key, 1, asked, inputs=told)
             out = {site: sent.detail or sent.kind for site, sent in answers.items() if sent.blob is None}
@@ -96,7 +97,9 @@ def _asked(
         desk.wait(seen, timeout_s=_TICK_S)
 
 
-def _agreed(store: FederationStore, experiment: Experiment, said: Mapping[ClientId, Contribution]) -> RunFacts:
+def _agreed(
+    store: FederationStore, run: RunId, experiment: Experiment, said: Mapping[ClientId, Contribution]
+) -> RunFacts:
     held = {}
     for site, sent in said.items():
         assert sent.blob is not None, "those without are refusals"
@@ -104,6 +107,7 @@ def _agreed(store: FederationStore, experiment: Experiment, said: Mapping[Client
             held[site] = read_site_facts(store.blobs.read(sent.blob))
         except Error as error:
             raise RunStopped(f"site {site}: what it says it has cannot be read: {error}") from error
+    check_versions(store, run, experiment, held)
     found = agree(held, spec_of(experiment.data))
     if isinstance(found, RunFacts):
         return read_facts(found.canonical)

@@ -42,6 +42,7 @@ from fedloom.engines.worker_messages import (
     send,
 )
 from fedloom.errors import WorkerError
+from fedloom.experiment.lifeline import lifeline
 from fedloom.experiment.plan import AnyPlan
 from fedloom.experiment.spec import Experiment
 from fedloom.runtime.coordinator import Coordinator
@@ -159,18 +160,20 @@ class Processes(OneMessage):
 
 
 class _Process:
-    """One worker process and its two pipes."""
+    """One worker process, its two pipes, and the third by which it ends with this one."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
-        command = [sys.executable, "-c", _SERVE, str(theirs_in), str(theirs_out)]
+        self._open = ExitStack()
+        passed = (theirs_in, theirs_out, *self._open.enter_context(lifeline()))
+        command = [sys.executable, "-c", _SERVE, *map(str, passed)]
         # The same search path: a plug-in that this process can import is there for the worker too.
         paths = os.pathsep.join(path for path in sys.path if path)
         environment = {**os.environ, "PYTHONPATH": paths}
         try:
-            self._process = subprocess.Popen(command, pass_fds=(theirs_in, theirs_out), env=environment)
+            self._process = subprocess.Popen(command, pass_fds=passed, env=environment)
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
@@ -225,6 +228,7 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._open.close()
 
 
 def stretches(population: Population, indices: np.ndarray[Any, Any], block: int, workers: int) -> list[tuple[int, int]]:

@@ -24,31 +24,34 @@ from fedloom.core.component import ComponentSpec
 from fedloom.core.ids import RunId
 from fedloom.core.keys import Key, Keys
 from fedloom.core.messages import AggregatorMessage, AggregatorRequest, ClientMessage, Failed, Program, Refused
+from fedloom.core.own_version import own_version
 from fedloom.core.roster import Identity, Roster
 from fedloom.core.wire import WireType
 from fedloom.engines.pipes import log_again
 from fedloom.engines.secrets import rehearsed_secret
+from fedloom.engines.signed_offers import check_offer
 from fedloom.engines.site_calls import HANDSHAKE, round_key
 from fedloom.engines.site_gate import Gate, OpenGate, Refusing, Undecided
 from fedloom.engines.site_hand import Limits, SiteHand, WorkerGone
 from fedloom.engines.site_messages import Looked, SiteSetup, Train, Trained, wire_of
 from fedloom.engines.site_post import Post, Submission
 from fedloom.entropy import fresh_secret
-from fedloom.errors import CodecError, Error, PlanError
+from fedloom.errors import CodecError, Error, PlanError, TrustError
 from fedloom.experiment.registry import resolve
 from fedloom.experiment.remote import RunFacts, read_facts
 from fedloom.experiment.spec import Experiment
 from fedloom.runtime.on_the_wire import decode_request
 from fedloom.runtime.sum_side import SumSide
-from fedloom.secure.envelopes import body_digest
+from fedloom.secure.envelopes import Seen, body_digest
 from fedloom.secure.peers import COORDINATOR
 from fedloom.store.epochs import head_text
 from fedloom.store.federation_rows import RoundKey
-from fedloom.store.site_rows import Outgoing
+from fedloom.store.site_rows import Order, Outgoing
 from fedloom.store.site_store import SiteStore
 from fedloom.transport import verbs
 from fedloom.transport.errors import Code
 from fedloom.transport.errors import Refused as Denied
+from fedloom.transport.fields import INLINE
 
 log = logging.getLogger(__name__)
 _MOST_HELD = 1 << 31
@@ -102,8 +105,6 @@ class Asked:
     run: RunId
     experiment: Experiment
     facts: RunFacts
-    rows: int
-    fingerprint: str
     received: bytes = b""
     """The experiment as it came, versions and all."""
 
@@ -168,6 +169,8 @@ class SiteAgent:
         now: The present, for expiries.
         hand: What trains for a run.
         gate: Asked before each task of a run that was approved.
+        coordinator: The coordinator's Ed25519 key, as the operator has approved it; None: offers are not signed.
+        inline: Answers up to so many bytes travel with the message that hands them in.
     """
 
     def __init__(
@@ -184,11 +187,14 @@ class SiteAgent:
         now: Callable[[], float] = time.time,
         hand: MakeHand = SiteHand,
         gate: Gate | None = None,
+        coordinator: Callable[[], bytes | None] = lambda: None,
+        inline: int = INLINE,
     ) -> None:
         self._line = line
         self._store = store
         self._identity = identity
         self._roster = roster
+        self._coordinator = coordinator
         self._data = data
         self._judge = judge
         self._gate: Gate = OpenGate() if gate is None else gate
@@ -199,7 +205,7 @@ class SiteAgent:
         self._make_hand = hand
         self._runs: dict[str, _Work] = {}
         self._inputs: dict[bytes, bytes] = {}
-        self._post = Post(line, store, identity, roster=roster, now=now)
+        self._post = Post(line, store, identity, roster=roster, now=now, inline=inline)
         self._quiet_s = 0.0
         self._session = ""
         self._poll_s = 45.0
@@ -296,7 +302,7 @@ class SiteAgent:
         reply = self._line.hello(
             verbs.Hello(
                 federation=self._roster().federation,
-                version="0.1",
+                version=own_version(),
                 store_epoch=str(self._store.epoch),
                 events_head=head_text(self._store.events.head()),
             )
@@ -339,9 +345,18 @@ class SiteAgent:
             self._post.send(self._session, offer.task, offer.key, found)
             return
         try:
-            claimed = self._line.claim(verbs.Claim(session=self._session, task=offer.task, retry=offer.key.retry))
+            self._post.answer_to(self._checked(offer))
+        except TrustError as error:
+            log.error("run=%s round=%s the offer is not taken: %s", key.run, key.round, error)
+            self._post.answer_to(None)
+            refused = Refused(round=key.round, retry=key.retry, reason=f"OFFER_{error.reason.upper()}")
+            self._post.send(self._session, offer.task, offer.key, self._post.write(key, step, refused))
+            return
+        try:
+            claim = verbs.Claim(session=self._session, task=offer.task, retry=offer.key.retry)
+            claimed = self._line.claim(claim)
             self._at, self._moved = offer.task, True
-            inputs = self._fetched(claimed.inputs)
+            inputs = self._fetched(offer.inputs, claimed.contents)
             out = self._answered(key, step, inputs)
         except Denied as error:
             if error.refusal.code not in (Code.NOT_FOUND, Code.ABORTED):
@@ -353,12 +368,27 @@ class SiteAgent:
                 self._at = self._in_hand = None
         self._post.send(self._session, offer.task, offer.key, out)
 
-    def _fetched(self, blobs: Sequence[verbs.Blob]) -> list[bytes]:
-        """Fetch the contents of a task. What comes after the first is the same in each round of a phase, and kept."""
+    def _checked(self, offer: verbs.Offer) -> Order | None:
+        """Return what to remember of an offer; None where the roster has no key that offers could be signed with.
+
+        Raises:
+            TrustError: When the coordinator has not signed it, or not for now.
+        """
+        key = self._coordinator()
+        if key is None:
+            return None
+        last = self._store.newest_order(RunId(offer.key.run))
+        newest = None if last is None else Seen(sequence=last.sequence, message_id=last.message, digest=last.digest)
+        seen = check_offer(offer, self._roster(), key=key, site=self._identity.client, newest=newest)
+        return Order(run=RunId(offer.key.run), sequence=seen.sequence, message=seen.message_id, digest=seen.digest)
+
+    def _fetched(self, blobs: Sequence[verbs.Blob], contents: Sequence[bytes]) -> list[bytes]:
+        """Return the contents of a task, from the claim or fetched. Those after the first hold for a phase: kept."""
         kept, self._inputs = self._inputs, {}
         data = []
+        came = {body_digest(content): content for content in contents}
         for place, blob in enumerate(blobs):
-            found = kept.get(blob.digest)
+            found = kept.get(blob.digest) or came.get(blob.digest)
             data.append(self._line.fetch(blob, largest=_MOST_HELD) if found is None else found)
             if place:
                 self._inputs[blob.digest] = data[-1]
@@ -387,20 +417,13 @@ class SiteAgent:
 
     def _handshake(self, key: RoundKey, step: int, inputs: list[bytes]) -> Outgoing:
         work = self._work(key.run, inputs[0])
-        self._in_hand = work.hand
-        looked = work.hand.look()
         if step == 0:
+            self._in_hand = work.hand
+            looked = work.hand.look()
+            work.hand.close()  # until the run is approved, which may take days, no process holds its rows
             return self._post.write_bytes(key, step, looked.facts)
         facts = read_facts(inputs[1])
-        asked = Asked(
-            run=key.run,
-            experiment=work.experiment,
-            facts=facts,
-            rows=looked.rows,
-            fingerprint=looked.fingerprint,
-            received=inputs[0],
-        )
-        reasons = self._judge(asked)
+        reasons = self._judge(Asked(run=key.run, experiment=work.experiment, facts=facts, received=inputs[0]))
         if reasons:
             log.warning("run=%s is refused here: %s", key.run, ", ".join(reasons))
             return self._post.write(key, step, Refused(round=key.round, retry=key.retry, reason=reasons[0]))

@@ -14,8 +14,10 @@ import msgspec
 
 from fedloom.core.ids import ClientId, RoundNumber, RunId
 from fedloom.core.messages import Program
-from fedloom.core.roster import Roster
+from fedloom.core.own_version import own_version
+from fedloom.core.roster import Identity, Roster
 from fedloom.engines.desk import Desk
+from fedloom.engines.signed_offers import signed_offer
 from fedloom.errors import StoreError, TrustError
 from fedloom.secure.envelopes import Repeat, Seen, check_envelope, judge, read_envelope
 from fedloom.secure.peers import COORDINATOR
@@ -26,12 +28,14 @@ from fedloom.store.federation_rows import Answer, Contribution, RoundKey, Sequen
 from fedloom.store.ledger_head import parse_head
 from fedloom.transport import verbs
 from fedloom.transport.errors import Code, Refused
+from fedloom.transport.fields import INLINE
 from fedloom.transport.service import Caller
 
 log = logging.getLogger(__name__)
 HANDSHAKE = -1
 """Phase of what is asked before the first round: what sites have, and whether they approve."""
 LEASE_S = 60.0
+_MOST_INLINE = 4
 _PROGRAMS: tuple[Program, ...] = ("train", "evaluate", "query")
 
 
@@ -52,6 +56,8 @@ class SiteCalls:
         lease_s: How long a claimed task is its site's without a heartbeat.
         poll_s: Longest wait of a site for work.
         now: The present, for people.
+        identity: The coordinator's, to sign offers with; None: they go out unsigned.
+        inline: Contents up to so many bytes travel with the answer to ``claim``.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class SiteCalls:
         lease_s: float = LEASE_S,
         poll_s: float = 45.0,
         now: Callable[[], float] = time.time,
+        identity: Identity | None = None,
+        inline: int = INLINE,
     ) -> None:
         self._store = store
         self._desk = desk
@@ -72,6 +80,8 @@ class SiteCalls:
         self._lease_s = lease_s
         self._poll_s = poll_s
         self._now = now
+        self._identity = identity
+        self._inline = inline
         self._uploads: dict[str, _Upload] = {}
         self._writing = threading.Lock()
         self._waiting: dict[ClientId, object] = {}
@@ -106,7 +116,7 @@ class SiteCalls:
         return verbs.HelloReply(
             session=greeting.session,
             session_epoch=greeting.number,
-            version=request.version,
+            version=own_version(),
             server_time_s=self._now(),
             store_epoch=str(self._store.epoch),
             events_head=head_text(self._store.events.head()),
@@ -177,7 +187,12 @@ class SiteCalls:
     def _offer(self, task: Task) -> verbs.Offer:
         kind = ("facts", "approve")[task.step] if task.phase == HANDSHAKE else "sum" if task.step else "order"
         remaining = self._store.rounds.round(task.key).remaining_s
-        return verbs.Offer(task=task.task, kind=kind, key=_key_of(task), inputs=self._blobs(task), deadline_s=remaining)
+        offer = verbs.Offer(
+            task=task.task, kind=kind, key=_key_of(task), inputs=self._blobs(task), deadline_s=remaining
+        )
+        if self._identity is None:
+            return offer
+        return signed_offer(offer, self._identity, federation=self._roster().federation, site=task.site)
 
     def _blobs(self, task: Task) -> tuple[verbs.Blob, ...]:
         blobs = self._store.blobs
@@ -191,7 +206,12 @@ class SiteCalls:
         )
         if isinstance(claimed, Answer):
             raise Refused(Code.NOT_FOUND, f"{claimed.reason}.")
-        return verbs.Claimed(task=claimed.task, lease_s=claimed.lease_s, inputs=self._blobs(claimed))
+        inputs = self._blobs(claimed)
+        contents = tuple(self._inlined(blob) for blob in inputs[:_MOST_INLINE])
+        return verbs.Claimed(task=claimed.task, lease_s=claimed.lease_s, inputs=inputs, contents=contents)
+
+    def _inlined(self, blob: verbs.Blob) -> bytes:
+        return self._store.blobs.read(Digest(blob.digest.hex())) if blob.length <= self._inline else b""
 
     def decline(self, caller: Caller, request: verbs.Decline) -> verbs.Noted:
         """Take note that the site does not do a task: it is out of the round."""
@@ -221,10 +241,21 @@ class SiteCalls:
         task = self._task(request.task, caller)
         if _key_of(task) != request.key:
             return verbs.SubmitReply(verdict="REJECTED", reason="OTHER_TASK")
+        if request.content:
+            self._keep(request)
         message = Contribution(
             **task.key._asdict(), step=task.step, site=task.site, kind="message", blob=Digest(request.blob.digest.hex())
         )
         return self._take(caller, message, request.envelope, verbs.signed_part(request))
+
+    def _keep(self, request: verbs.Submit) -> None:
+        """Store the content that a message brings along."""
+        if hashlib.sha256(request.content).digest() != request.blob.digest:
+            raise Refused(Code.CORRUPT_UPLOAD, "the content of the message is not the one that it names.")
+        try:
+            self._store.blobs.put(request.content)
+        except StoreError as error:
+            raise _no_space(error) from error
 
     def fail(self, caller: Caller, request: verbs.Fail) -> verbs.SubmitReply:
         """Take in that a task could not be done."""
@@ -329,7 +360,7 @@ class SiteCalls:
         try:
             writer = self._writer(begun.upload, digest, request.blob.length, caller.client)
         except StoreError as error:
-            raise Refused(Code.NO_SPACE, f"{error}.", retryable=True, retry_after_s=30.0) from error
+            raise _no_space(error) from error
         return verbs.UploadAt(upload=begun.upload, offset=writer.committed, length=request.blob.length)
 
     def resume_upload(self, caller: Caller, request: verbs.Upload) -> verbs.UploadAt:
@@ -398,6 +429,10 @@ class BlobOnDisk:
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
+
+
+def _no_space(error: StoreError) -> Refused:
+    return Refused(Code.NO_SPACE, f"{error}.", retryable=True, retry_after_s=30.0)
 
 
 def _key_of(task: Task) -> verbs.TaskKey:

@@ -1,6 +1,6 @@
 """SiteFolder: the files of a site: trust, keys, roster, policy and store. Private keys are made here and stay here.
 
-``anchor.pem`` and ``root.pem`` are the federation's, ``tls.pem`` and ``.key`` the site's certificate, ``signing.key``
+``anchor.json`` and ``root.pem`` are the federation's, ``tls.pem`` and ``.key`` the site's certificate, ``signing.key``
 its Ed25519 key, ``pin.json`` the roster with what its operator has approved, ``site.toml`` the policy,
 ``coordinator.json`` where to dial, ``inbox/`` what the operator is asked about, ``store/`` the rest.
 """
@@ -105,7 +105,7 @@ class SiteFolder:
 
     def anchor(self) -> Anchor:
         """Return what all trust rests on."""
-        return open_anchor(read_owned(self.path / "anchor.pem", remedy=_JOIN), meant=None)
+        return open_anchor(read_owned(self.path / "anchor.json", remedy=_JOIN), meant=None)
 
     def signing_key(self) -> SigningKey:
         """Return the site's Ed25519 key."""
@@ -193,12 +193,12 @@ def join_site(folder: SiteFolder, token_text: str, *, now: float | None = None) 
     anchor = open_anchor(fetch_anchor(token.address), meant=token.anchor)
     make_folder(folder.path)
     make_folder(folder.inbox)
-    if (folder.path / "anchor.pem").exists() and folder.anchor().fingerprint != anchor.fingerprint:
+    if (folder.path / "anchor.json").exists() and folder.anchor().fingerprint != anchor.fingerprint:
         raise StoreError(
             f"{folder.path} is a site of {folder.anchor().federation!r}; the token is of {anchor.federation!r}, "
             f"{anchor.fingerprint}: give it another folder"
         )
-    write_owned(folder.path / "anchor.pem", anchor.stored())
+    write_owned(folder.path / "anchor.json", anchor.stored())
     write_owned(folder.path / "root.pem", anchor.certificate)
     write_owned(folder.path / "coordinator.json", msgspec.json.encode(Coordinator(entry=token.address)))
     signing = _made(folder.path / "signing.key", lambda: fresh_secret().random_bytes(32))

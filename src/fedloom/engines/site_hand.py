@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
@@ -29,6 +29,7 @@ from fedloom.engines.site_messages import (
     send,
 )
 from fedloom.errors import WorkerError
+from fedloom.experiment.lifeline import lifeline
 
 M = TypeVar("M", bound=FromSiteWorker)
 log = logging.getLogger(__name__)
@@ -136,12 +137,14 @@ class SiteHand:
 
 
 class _Worker:
-    """One process, its two pipes, and the group of all that it starts."""
+    """One process, its two pipes, a third by which it ends with this one, and the group of all that it starts."""
 
     def __init__(self, limits: Limits) -> None:
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
-        command = [sys.executable, "-c", _SERVE, str(theirs_in), str(theirs_out)]
+        self._open = ExitStack()
+        passed = (theirs_in, theirs_out, *self._open.enter_context(lifeline()))
+        command = [sys.executable, "-c", _SERVE, *map(str, passed)]
         paths = os.pathsep.join(path for path in sys.path if path)
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
         most = "" if limits.memory_gb is None else str(int(limits.memory_gb * (1 << 30)))
@@ -149,9 +152,7 @@ class _Worker:
         try:
             # A group of its own, so that what a program of the user starts ends with it. No variable of the agent is
             # passed on but what a program needs to run: tokens and pass phrases stay behind.
-            self._process = subprocess.Popen(
-                command, pass_fds=(theirs_in, theirs_out), env=environment, start_new_session=True
-            )
+            self._process = subprocess.Popen(command, pass_fds=passed, env=environment, start_new_session=True)
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
@@ -219,6 +220,7 @@ class _Worker:
             self._process.wait(_PATIENCE_S)
         self.kill()
         self._process.wait()
+        self._open.close()
 
     def _gone(self) -> WorkerGone:
         with suppress(subprocess.TimeoutExpired):

@@ -235,6 +235,7 @@ class SiteHost:
             data=self.judge.data,
             judge=self.judge.judge,
             gate=self.judge,
+            coordinator=lambda: self.pin().coordinator,
             limits=Limits(
                 memory_gb=limits.memory_gb,
                 task_s=None if limits.task_minutes is None else 60.0 * limits.task_minutes,

@@ -33,11 +33,9 @@ class Look(Struct, frozen=True, tag=True):
 
 
 class Looked(Struct, frozen=True, tag=True, kw_only=True):
-    """What the site has: names and kinds of columns, versions; and how many rows, which stays at the site."""
+    """What the site has: names and kinds of columns, and versions."""
 
     facts: bytes
-    rows: int
-    fingerprint: str
 
 
 class Train(Struct, frozen=True, tag=True, kw_only=True):

@@ -22,11 +22,12 @@ from fedloom.core.roster import Identity, Roster
 from fedloom.secure.envelopes import Header, body_digest, seal_envelope
 from fedloom.secure.peers import COORDINATOR
 from fedloom.store.federation_rows import RoundKey, task_name
-from fedloom.store.site_rows import Outgoing
+from fedloom.store.site_rows import Order, Outgoing
 from fedloom.store.site_store import SiteStore
 from fedloom.transport import verbs
 from fedloom.transport.errors import Code
 from fedloom.transport.errors import Refused as Denied
+from fedloom.transport.fields import INLINE
 
 log = logging.getLogger(__name__)
 _EXPIRES_S = 3600
@@ -63,6 +64,7 @@ class Post:
         identity: The site's key.
         roster: Whom the operator has approved.
         now: The present, for expiries.
+        inline: Answers up to so many bytes travel with the message that hands them in.
     """
 
     def __init__(
@@ -73,13 +75,20 @@ class Post:
         *,
         roster: Callable[[], Roster],
         now: Callable[[], float],
+        inline: int = INLINE,
     ) -> None:
         self._line = line
         self._store = store
         self._identity = identity
         self._roster = roster
         self._now = now
+        self._inline = inline
         self._numbers: dict[str, tuple[int, int]] = {}
+        self._order: Order | None = None
+
+    def answer_to(self, order: Order | None) -> None:
+        """Name the signed offer that what is written next answers: both become durable together."""
+        self._order = order
 
     def write(
         self, key: RoundKey, step: int, message: ClientMessage, *, aggregator: Aggregator | None = None
@@ -93,14 +102,14 @@ class Post:
             code = message.reason.partition(":")[0]
             told = code if _CODE.fullmatch(code) else "REFUSED"  # never a text
             log.warning("run=%s round=%s step=%s refused: %s", key.run, key.round, step, message.reason)
-            return self._store.post(Outgoing(**key._asdict(), step=step, kind="refused", detail=told))
+            return self._posted(Outgoing(**key._asdict(), step=step, kind="refused", detail=told))
         if isinstance(message, Failed):
             error, _, words = message.detail.partition(":")
             log.warning("run=%s round=%s step=%s failed: %s", key.run, key.round, step, message.detail)
             told = error if words or error.isidentifier() else message.kind  # a class, or a code; never a text
             where = PurePath(message.where or "").name  # where it lies at this site is nobody's business
             detail = "\n".join([message.kind, told, where])
-            return self._store.post(Outgoing(**key._asdict(), step=step, kind="failed", detail=detail))
+            return self._posted(Outgoing(**key._asdict(), step=step, kind="failed", detail=detail))
         if aggregator is not None and aggregator.interactive:
             packed: Any = aggregator
             message = structs.replace(message, payload=packed.pack(message.payload))
@@ -109,7 +118,10 @@ class Post:
     def write_bytes(self, key: RoundKey, step: int, data: bytes) -> Outgoing:
         """Write down an answer that is bytes already."""
         blob = self._store.blobs.put(data)
-        return self._store.post(Outgoing(**key._asdict(), step=step, kind="message", blob=blob))
+        return self._posted(Outgoing(**key._asdict(), step=step, kind="message", blob=blob))
+
+    def _posted(self, out: Outgoing) -> Outgoing:
+        return self._store.post(out, order=self._order)
 
     def send_again(self, session: str, out: Outgoing) -> None:
         """Send what was written down before and is not known to have arrived."""
@@ -155,11 +167,13 @@ class Post:
         assert out.blob is not None, "a message has a content"
         data = self._store.blobs.read(out.blob)
         blob = verbs.Blob(digest=bytes.fromhex(out.blob), length=len(data))
-        begin = verbs.BeginUpload(session=session, task=task, retry=key.retry, blob=blob)
-        self._line.upload(begin, lambda offset, size: data[offset : offset + size])
-        return self._line.submit(
-            self._signed(verbs.Submit(session=session, task=task, key=key, blob=blob), key)
-        ).verdict
+        submit = verbs.Submit(session=session, task=task, key=key, blob=blob)
+        if 0 < len(data) <= self._inline:
+            submit = structs.replace(submit, content=data)
+        else:
+            begin = verbs.BeginUpload(session=session, task=task, retry=key.retry, blob=blob)
+            self._line.upload(begin, lambda offset, size: data[offset : offset + size])
+        return self._line.submit(self._signed(submit, key)).verdict
 
     def _number(self, run: str) -> int:
         """Return the next number of a signed message. They are reserved in blocks: a kill loses the rest of one."""

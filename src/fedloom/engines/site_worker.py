@@ -1,7 +1,7 @@
 """The process in which a site trains: it has the rows, and no key of the federation.
 
-It is started by ``engines.site_hand`` with two open pipes, answers messages until the agent closes them, and ends then,
-whatever happens to the agent.
+It is started by ``engines.site_hand`` with two open pipes, answers messages until the agent closes them, and ends then.
+A third one ends it, and all that it has started, where the agent is gone, whatever it is at.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from fedloom.engines.site_messages import (
 from fedloom.entropy import secret_of
 from fedloom.errors import WorkerError
 from fedloom.experiment.handshake import SiteFacts, installed_versions
+from fedloom.experiment.lifeline import end_with_starter
 from fedloom.experiment.plan import AnyPlan
 from fedloom.experiment.registry import provider
 from fedloom.experiment.remote import RunFacts, over_rows, read_facts, site_plan
@@ -92,7 +93,7 @@ class SiteWorker:
         """Read the rows and say what they are."""
         data = site_dataset(self.experiment, self.source, client=self.client, base=self.base, columns=self.columns)
         facts = SiteFacts(schema=data.schema(), splits=data.splits, versions=self._versions())
-        return Looked(facts=facts.canonical, rows=data.rows.count("train"), fingerprint=data.fingerprint or "")
+        return Looked(facts=facts.canonical)
 
     def _versions(self) -> dict[str, str]:
         groups = (part for part in _parts(self.experiment.as_json()))
@@ -239,10 +240,11 @@ def _confined() -> None:
 
 
 def serve() -> None:
-    """Serve the agent that has started this process; its arguments are the numbers of the two pipes."""
-    _confined()
+    """Serve the agent that has started this process; its arguments are the numbers of the two pipes and a lifeline."""
+    reading, writing, lifeline = (int(number) for number in sys.argv[1:])
+    _confined()  # before there is a second thread: a process with two keeps its network
+    end_with_starter(lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which then closes the pipe
     os.dup2(2, 1)  # what a client's code prints is no message
-    reading, writing = (int(number) for number in sys.argv[1:])
     with suppress(BrokenPipeError), os.fdopen(reading, "rb") as read, os.fdopen(writing, "wb") as write:
         answer_all(read, write)

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from fedloom.core.own_version import own_version
+
 
 @functools.lru_cache(maxsize=1)
 def versions() -> Mapping[str, str]:
@@ -20,7 +22,7 @@ def versions() -> Mapping[str, str]:
         ['blas', 'fedloom', 'numpy', 'platform', 'python', 'scipy']
     """
     return {
-        "fedloom": _version("fedloom"),
+        "fedloom": own_version(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scipy": _version("scipy"),

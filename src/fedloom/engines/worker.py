@@ -1,7 +1,7 @@
 """A worker process: computes blocks of clients for a run and returns parts of their sum.
 
-It is started by ``engines.processes`` with two open pipes and ends when the run closes the first of them, whatever
-happens to the run.
+It is started by ``engines.processes`` with two open pipes and ends when the run closes the first of them. A third one
+ends it where the run is gone, whatever it is at.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from fedloom.engines.worker_messages import (
     send,
 )
 from fedloom.errors import WorkerError
+from fedloom.experiment.lifeline import end_with_starter
 from fedloom.experiment.plan import AnyPlan, build_learner, prepare_plan, resolve_experiment, train_plan
 from fedloom.experiment.spec import Experiment
 from fedloom.runtime.on_the_wire import decode_order
@@ -157,10 +158,11 @@ def _orders(
 
 
 def serve() -> None:
-    """Serve the run that has started this process; its arguments are the numbers of the two pipes."""
+    """Serve the run that has started this process; its arguments are the numbers of the two pipes and a lifeline."""
+    reading, writing, lifeline = (int(number) for number in sys.argv[1:])
+    end_with_starter(lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then closes the pipe
     os.dup2(2, 1)  # what a client's code prints is no output of the run
-    reading, writing = (int(number) for number in sys.argv[1:])
     # A run that was interrupted reads no answer: writing one fails, and so does closing what it was buffered in.
     with suppress(BrokenPipeError), os.fdopen(reading, "rb") as read, os.fdopen(writing, "wb") as write:
         answer_all(read, write)

@@ -16,6 +16,7 @@ import msgspec
 from fedloom.core.component import Json
 from fedloom.errors import PlanError, WorkerError
 from fedloom.experiment.examination import Examined, Question, examine
+from fedloom.experiment.lifeline import end_with_starter, lifeline
 
 _SERVE = "from fedloom.experiment.elsewhere import serve; serve()"
 _SHOWN = 2_000
@@ -37,24 +38,26 @@ def examine_elsewhere(question: Question, *, limit_s: float, memory_bytes: int |
     # The same search path, and no folder of whoever started us: what an operator has installed, nothing beside it.
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-c", _SERVE, *([] if memory_bytes is None else [str(memory_bytes)])]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        answer, said = process.communicate(asked, timeout=limit_s)
-    except subprocess.TimeoutExpired as error:
-        raise WorkerError(
-            f"the examination of a run took more than {limit_s:g} s and was ended; allow it more time, or look at the "
-            "data and the components that it names"
-        ) from error
-    finally:
-        _end(process)
+    most = "" if memory_bytes is None else str(memory_bytes)
+    with lifeline() as passed:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE, most, *map(str, passed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            pass_fds=passed,
+            start_new_session=True,
+        )
+        try:
+            answer, said = process.communicate(asked, timeout=limit_s)
+        except subprocess.TimeoutExpired as error:
+            raise WorkerError(
+                f"the examination of a run took more than {limit_s:g} s and was ended; allow it more time, or look at "
+                "the data and the components that it names"
+            ) from error
+        finally:
+            _end(process)
     if process.returncode != 0:
         last = said.decode(errors="replace").strip()[-_SHOWN:]
         raise WorkerError(f"the examination of a run ended with {_how(process.returncode)}. {last}".strip())
@@ -83,9 +86,15 @@ def price_elsewhere(question: Question, *, limit_s: float) -> dict[str, Json] | 
 
 
 def serve() -> None:
-    """Answer the one question on standard input; the argument is the address space that this process may have."""
-    if len(sys.argv) > 1:
-        _limit_memory(int(sys.argv[1]))
+    """Answer the one question on standard input.
+
+    The arguments are the address space that this process may have, empty for any, and the number of its lifeline.
+    """
+    most, *passed = sys.argv[1:]
+    for number in passed:
+        end_with_starter(int(number))
+    if most:
+        _limit_memory(int(most))
     answers = os.dup(1)
     os.dup2(2, 1)  # what a component prints is no answer
     question = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Question)

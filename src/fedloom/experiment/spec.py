@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
@@ -14,6 +13,7 @@ from fedloom.core.algorithm import AnyAlgorithm
 from fedloom.core.component import ComponentSpec, Json, digest_of, spec_of, to_json
 from fedloom.core.data import FederatedDataset
 from fedloom.core.learner import Learner, LearnerBuilder
+from fedloom.core.own_version import own_version
 from fedloom.core.query import AnyPreparation
 from fedloom.errors import ComponentError
 from fedloom.experiment import registry
@@ -175,19 +175,12 @@ def _revived(key: str, tree: Json) -> Any:
 
 def _versions(tree: Json) -> dict[str, str]:
     """Return the version of each package that provides a component of the tree, and of fedloom itself."""
-    found = {"fedloom": _fedloom()}
+    found = {"fedloom": own_version()}
     for group, name in _named(tree):
         who = registry.provider(group, name)
         if who is not None:
             found[who.distribution] = who.version
     return found
-
-
-def _fedloom() -> str:
-    try:
-        return version("fedloom")
-    except PackageNotFoundError:  # run from its sources
-        return "0"
 
 
 def _named(tree: Json) -> Iterable[tuple[str, str]]:

@@ -5,7 +5,6 @@ Every key of the summary is optional: a run that failed has written few of them,
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fedloom.core.component import Json
+from fedloom.core.own_version import own_version
 from fedloom.errors import StoreError
 from fedloom.runtime.record import Figures, RoundRecord
 from fedloom.store.documents import EXPERIMENT, PUBLIC_PRIVACY, RECORD, Head, Status
@@ -271,7 +271,7 @@ def _document(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        written, own = _version_in(data), _own_version()
+        written, own = _version_in(data), own_version()
         if _ordered(written) > _ordered(own):
             raise StoreError(
                 f"{path} was written by fedloom {written}, this is {own}, which cannot read it ({error}). Upgrade: "
@@ -290,13 +290,6 @@ def _version_in(data: bytes) -> str:
         case {"fedloom": str(version)} | {"summary": {"versions": {"fedloom": str(version)}}}:
             return version
     return ""
-
-
-def _own_version() -> str:
-    try:
-        return importlib.metadata.version("fedloom")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"
 
 
 def _ordered(version: str) -> tuple[int, ...]:

@@ -130,7 +130,7 @@ def warnings(peer: Peer, now: float) -> tuple[str, ...]:
     for limit, words in _WARNINGS:
         if left <= limit:
             return (
-                f"the certificate of {peer.client!r} ends in {_span(left)}, at {at(peer.not_after)} (warning at "
+                f"the certificate of {peer.client!r} ends in {span(left)}, at {at(peer.not_after)} (warning at "
                 f"{words}): it is renewed daily while the coordinator is reached; if it is not, see `fedloom doctor`",
             )
     return ()
@@ -271,12 +271,12 @@ def _check_dates(certificate: x509.Certificate, now: float, *, whose: str, remed
     begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
     if now < begins:
         raise TrustError(
-            f"{whose} is valid from {at(begins)} on, and this clock says {at(now)}, {_span(begins - now)} before: set "
+            f"{whose} is valid from {at(begins)} on, and this clock says {at(now)}, {span(begins - now)} before: set "
             "the clock",
             reason="not_yet_valid",
         )
     if now >= ends:
-        raise TrustError(f"{whose} expired on {at(ends)}, {_span(now - ends)} ago: {remedy}", reason="expired")
+        raise TrustError(f"{whose} expired on {at(ends)}, {span(now - ends)} ago: {remedy}", reason="expired")
 
 
 def _subject(leaf: x509.Certificate) -> Subject:
@@ -323,7 +323,13 @@ def _name(certificate: x509.Certificate) -> str:
         return f"of serial {hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()[:16]}"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Return a length of time as people read it: whole units, two or more of them.
+
+    Example:
+        >>> span(90.0), span(26 * HOUR), span(9 * DAY)
+        ('90 seconds', '26 hours', '9 days')
+    """
     for unit, length in (("days", DAY), ("hours", HOUR), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{math.floor(seconds / length)} {unit}"

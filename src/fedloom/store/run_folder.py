@@ -10,7 +10,6 @@ owner.json           who that is, for people
 
 from __future__ import annotations
 
-import importlib.metadata
 import secrets
 import shutil
 import time
@@ -26,6 +25,7 @@ import msgspec
 from fedloom.core.component import Json
 from fedloom.core.events import DpEvent
 from fedloom.core.ids import ClientId, RunId
+from fedloom.core.own_version import own_version
 from fedloom.errors import StoreError
 from fedloom.runtime.record import RoundRecord
 from fedloom.store import index
@@ -99,7 +99,7 @@ class RunFolder:
             run_id=RunId(path.name),
             sequence=0,
             created=created,
-            fedloom=_version(),
+            fedloom=own_version(),
             digest=digest,
             base=base.absolute().as_posix(),
             options=dict(options),
@@ -327,10 +327,3 @@ def _head(state: StateFile) -> Head:
     if document is None:
         raise damaged(state.path, "it names no experiment")
     return decode_head(document, state.path)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("fedloom")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

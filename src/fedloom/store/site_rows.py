@@ -116,6 +116,17 @@ class Peer:
     """The latest round that it was in, for people."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The newest signed offer of a run that the site has acted on: an older one is a replay."""
+
+    run: RunId
+    sequence: int
+    message: bytes
+    digest: bytes
+    """Of the envelope: with it, what was asked can be shown to others."""
+
+
 _ROUND = ("run", "phase", "program", "round", "retry")
 STATES = Table(name="state", row=SealedState, key=("run", "client"))
 SUMS = Table(name="sum", row=SealedSum, key=("run", "client", *_ROUND[1:]))
@@ -125,4 +136,5 @@ PERMISSIONS = Table(name="permission", row=Permission, key=("run",))
 SEEN = Table(name="seen", row=Seen, key=("run", "data_set"))
 COUNTERS = Table(name="counter", row=Counter, key=("run",))
 PEERS = Table(name="peer", row=Peer, key=("name",))
-TABLES: tuple[Table[Any], ...] = (META, STATES, SUMS, BEGUN, OUTBOX, PERMISSIONS, SEEN, COUNTERS, PEERS, EVENTS)
+ORDERS = Table(name="order_seen", row=Order, key=("run",))
+TABLES: tuple[Table[Any], ...] = (META, STATES, SUMS, BEGUN, OUTBOX, PERMISSIONS, SEEN, COUNTERS, PEERS, ORDERS, EVENTS)

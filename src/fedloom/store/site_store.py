@@ -27,6 +27,7 @@ from fedloom.store.ledger_head import Head
 from fedloom.store.site_rows import (
     COUNTERS,
     FORMAT,
+    ORDERS,
     OUTBOX,
     PEERS,
     PERMISSIONS,
@@ -35,6 +36,7 @@ from fedloom.store.site_rows import (
     SUMS,
     TABLES,
     Counter,
+    Order,
     Outgoing,
     Peer,
     Permission,
@@ -106,10 +108,14 @@ class SiteStore:
 
     # Outbox ----------------------------------------------------------------------------------------------------------
 
-    def post(self, out: Outgoing) -> Outgoing:
+    def post(self, out: Outgoing, *, order: Order | None = None) -> Outgoing:
         """Write down what the site answers at a step, before its first byte leaves; the same again changes nothing.
 
         Put its content first, and call this inside the ``together`` that saves the client's state.
+
+        Args:
+            out: The answer.
+            order: The signed offer that it answers; None: the coordinator does not sign.
 
         Raises:
             StoreError: When another answer is here already, or the content is not.
@@ -124,8 +130,16 @@ class SiteStore:
             if (out.kind == "message") != (out.blob is not None) or (out.blob and not self.blobs.has(out.blob)):
                 raise StoreError(f"step {out.step} of {out.key}: put the content of a message before it is posted")
             detail = {**out.key._asdict(), "step": out.step, "kind": out.kind, "blob": out.blob}
+            if order is not None:
+                detail["order"] = order.digest.hex()
+                tables.put(ORDERS, order)
             self.events.append("post", detail)
             return tables.put(OUTBOX, out)
+
+    def newest_order(self, run: RunId) -> Order | None:
+        """Return the newest signed offer of a run that was acted on; None: none yet."""
+        with self._file.reading() as tables:
+            return tables.get(ORDERS, run)
 
     def outgoing(self, key: RoundKey, step: int) -> Outgoing | None:
         """Return what the site answered at a step; None: nothing yet."""

@@ -25,6 +25,7 @@ from fedloom.transport.errors import Code, Refused, Unreachable
 from fedloom.transport.fields import Message
 from fedloom.transport.identity import POST_QUANTUM_GROUP
 from fedloom.transport.tls import TlsFiles
+from fedloom.transport.verbs import PROTOCOL
 
 _LOG = logging.getLogger(__name__)
 Q = TypeVar("Q", bound=Message)
@@ -464,7 +465,8 @@ class _Effort:
                 raise error
             at_least_s = error.refusal.retry_after_s
         elif error.code() not in _OF_THE_LINE:
-            raise Refused(Code.VERSION, f"{client._address}: {_said(error)}.", remedy=_OTHER_SERVER) from error
+            words = f"{client._address} does not speak {PROTOCOL}: {_said(error)}."
+            raise Refused(Code.VERSION, words, remedy=_OTHER_SERVER) from error
         elif error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
             client._channels.drop(self._path, connection)
             client._link.down(_said(error))

@@ -6,6 +6,7 @@ token), ``POST /join`` and ``POST /renew``. What these ask for carries its own p
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.server
 import logging
@@ -20,6 +21,7 @@ from msgspec import Meta, Struct
 
 from fedloom.errors import TransportError
 from fedloom.transport.addresses import split
+from fedloom.transport.clocks import BAD_DATES, FAR_S, apart, without_dates
 from fedloom.transport.errors import Code, Refusal, Refused, Unreachable
 from fedloom.transport.threads import SmallPort
 from fedloom.transport.tls import TlsFiles, client_context, server_context
@@ -223,6 +225,15 @@ def server_time(address: str, root: bytes) -> ServerTime:
     return _ask(address, client_context(root), "/time", body=None, kind=ServerTime)
 
 
+def undated_time(address: str, root: bytes) -> ServerTime:
+    """Return the clock of a server of the root, whatever the dates of its certificate: to compare clocks, no more.
+
+    Raises:
+        Unreachable, Refused: As ``ask``.
+    """
+    return _ask(address, without_dates(client_context(root)), "/time", body=None, kind=ServerTime)
+
+
 def ask(address: str, root: bytes, request: JoinRequest | RenewRequest) -> EntryReply:
     """Ask to join or to renew, at a server whose certificate is under the federation's root.
 
@@ -242,10 +253,7 @@ def _ask(address: str, context: ssl.SSLContext, path: str, *, body: bytes | None
         answer = line.getresponse()
         data = answer.read(4 * LARGEST)
     except ssl.SSLCertVerificationError as error:
-        raise Unreachable(
-            f"the server at {address} is not the coordinator of this federation: {error.verify_message}. "
-            "`fedloom doctor` shows what it presented."
-        ) from error
+        raise Unreachable(f"{_unproven(address, context, error)} `fedloom doctor` shows what it presented.") from error
     except (OSError, http.client.HTTPException) as error:
         raise Unreachable(f"no answer from the entry port at {address}: {error}") from error
     finally:
@@ -258,6 +266,21 @@ def _ask(address: str, context: ssl.SSLContext, path: str, *, body: bytes | None
         raise TransportError(f"the answer of {address} to {path} cannot be read: {error}") from error
 
 
+def _unproven(address: str, context: ssl.SSLContext, error: ssl.SSLCertVerificationError) -> str:
+    """Say why a server was not taken for the coordinator: its name, its dates or its root."""
+    why = error.verify_message.rstrip(".")
+    if error.verify_code in _OTHER_NAME:
+        return f"the server at {address} has a certificate for another name: {why}."
+    if error.verify_code not in BAD_DATES:
+        return f"the server at {address} is not the coordinator of this federation: {why}."
+    words = f"the certificate of the server at {address} does not hold by this clock: {why}."
+    with contextlib.suppress(TransportError):
+        told = _ask(address, without_dates(context), "/time", body=None, kind=ServerTime)
+        offset_s = told.server_time_s - time.time()
+        words += f" Your clock is {apart(offset_s)}." if abs(offset_s) > FAR_S else ""
+    return words
+
+
 def _read(body: bytes, kind: type[R]) -> R:
     try:
         return msgspec.json.decode(body, type=kind)
@@ -265,4 +288,5 @@ def _read(body: bytes, kind: type[R]) -> R:
         raise Refused(Code.MALFORMED, f"{kind.__name__}: {error}") from None
 
 
+_OTHER_NAME = frozenset({62, 64})  # numbers of OpenSSL's X509_V_ERR_*: of a host name, and of an address
 _STATUS: dict[str, int] = {Code.MALFORMED: 400, Code.NOT_FOUND: 404, Code.BUSY: 503, Code.DRAINING: 503}

@@ -30,6 +30,9 @@ Signature: TypeAlias = Annotated[bytes, Meta(max_length=4096)]
 """A signed envelope around the message without it, opaque here; empty where the sender does not sign."""
 Document: TypeAlias = Annotated[bytes, Meta(max_length=256 << 10)]
 """A small document in its own format: a schema, a roster, a deny list."""
+INLINE = 64 << 10
+Inline: TypeAlias = Annotated[bytes, Meta(max_length=INLINE)]
+"""A blob that is small enough to travel in a message: no call of its own is spent on it."""
 Ids: TypeAlias = Annotated[tuple[Name, ...], Meta(max_length=200)]
 
 

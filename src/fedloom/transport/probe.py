@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -21,6 +21,7 @@ import msgspec
 from fedloom.errors import TrustError
 from fedloom.secure.peers import Peer
 from fedloom.transport.addresses import split
+from fedloom.transport.clocks import FAR_S, apart, without_dates
 from fedloom.transport.errors import Refusal, TlsFilesError
 from fedloom.transport.fields import Message, Name, Seconds, Text
 from fedloom.transport.service import Caller
@@ -31,7 +32,6 @@ _LOG = logging.getLogger(__name__)
 _GREETING = b"fedloom/probe/1\n"
 _LARGEST = 64 << 10
 _PATIENCE_S = 5.0
-_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL: Python has no name for it
 
 Part: TypeAlias = Literal["none", "network", "coordinator", "site"]
 Reason: TypeAlias = Literal[
@@ -119,8 +119,7 @@ class ProbePort:
         self._port.stop()
 
     def _serve(self, connection: socket.socket, address: str) -> None:
-        context = server_context(self._tls, client_certificates=True)  # the files of now
-        context.verify_flags |= _NO_CHECK_TIME
+        context = without_dates(server_context(self._tls, client_certificates=True))  # the files of now
         connection.settimeout(_PATIENCE_S)
         try:
             with context.wrap_socket(connection, server_side=True) as line:
@@ -183,37 +182,62 @@ def check_own(files: TlsFiles, *, want: Literal["client", "server"], federation:
 
 
 def probe(
-    address: str, tls: TlsFiles | None, *, root: bytes | None = None, server_name: str | None = None
+    address: str,
+    tls: TlsFiles | None,
+    *,
+    root: bytes | None = None,
+    server_name: str | None = None,
+    wall: Callable[[], float] = time.time,
 ) -> ProbeResult:
     """Present one's certificate at a probe port, and say what both sides think of each other.
+
+    Where one of them finds that a certificate has ended or does not hold yet, the clocks of both are compared, too.
 
     Args:
         address: Of the probe port.
         tls: One's own files; None: without a certificate, which tells whether the coordinator's is right.
         root: The federation's root in PEM, where there are no files.
         server_name: Name to expect in the coordinator's certificate, where it is dialled by another.
+        wall: Seconds since 1970.
 
     Raises:
         TlsFilesError: When one's own files cannot be used.
     """
-    host, port = split(address)
+    place = split(address)
     trusted = root if tls is None else read_pair(tls).root
     if trusted is None:
         raise TlsFilesError("a probe needs the root of the federation: pass `tls` or `root`.")
     context = client_context(trusted, files=tls)
-    expected = server_name or host
+    expected = server_name or place[0]
     try:
-        with (
-            socket.create_connection((host, port), timeout=_PATIENCE_S) as raw,
-            context.wrap_socket(raw, server_hostname=expected) as line,
-        ):
-            return _heard(line)
+        found = _asked(place, context, expected)
     except ssl.SSLCertVerificationError as error:
-        return _of_coordinator(error, (host, port), expected)
+        found = _of_coordinator(error, place, expected)
+        if found.reason in _OF_DATES:
+            with contextlib.suppress(OSError):
+                told = _asked(place, without_dates(context), expected)
+                found = replace(found, server_time_s=told.server_time_s)
     except ssl.SSLError as error:
-        return _of_site(error)
+        found = _of_site(error)
     except OSError as error:
-        return _of_network(error, address)
+        found = _of_network(error, address)
+    return _clocks_compared(found, wall())
+
+
+def _asked(place: tuple[str, int], context: ssl.SSLContext, expected: str) -> ProbeResult:
+    with (
+        socket.create_connection(place, timeout=_PATIENCE_S) as raw,
+        context.wrap_socket(raw, server_hostname=expected) as line,
+    ):
+        return _heard(line)
+
+
+def _clocks_compared(found: ProbeResult, now: float) -> ProbeResult:
+    """Say how far the clocks are apart, where dates are what is wrong and the coordinator has told its time."""
+    if found.reason not in _OF_DATES or found.server_time_s is None or abs(found.server_time_s - now) <= FAR_S:
+        return found
+    words = f"Your clock is {apart(found.server_time_s - now)}."
+    return replace(found, sentence=f"{found.sentence} {words}", remedy="Set the clock that is wrong.")
 
 
 def _heard(line: ssl.SSLSocket) -> ProbeResult:
@@ -324,6 +348,7 @@ def _closed(line: ssl.SSLSocket) -> None:
         line.unwrap()
 
 
+_OF_DATES = frozenset({"expired", "not_yet_valid"})
 _REASONS = frozenset(Reason.__args__)  # type: ignore[attr-defined]
 _VERIFY: dict[int, Reason] = {  # numbers of OpenSSL's X509_V_ERR_*
     9: "not_yet_valid",

@@ -335,7 +335,7 @@ _OPTIONS = (
     ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.server_handshake_timeout_ms", 20_000),
     # Certificates are checked when a connection is made: none outlives its certificate for long.
     ("grpc.max_connection_age_ms", 6 * 3600 * 1000),

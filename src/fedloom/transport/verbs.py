@@ -17,6 +17,7 @@ from fedloom.transport.fields import (
     Document,
     Figure,
     Ids,
+    Inline,
     Length,
     Message,
     Name,
@@ -167,6 +168,8 @@ class Claimed(Message, frozen=True):
     task: Name
     lease_s: Seconds
     inputs: Annotated[tuple[Blob, ...], Meta(max_length=256)] = ()
+    contents: Annotated[tuple[Inline, ...], Meta(max_length=4)] = ()
+    """Of the first inputs, where they are small; an empty one is fetched."""
 
 
 class Decline(Message, frozen=True):
@@ -293,6 +296,8 @@ class Submit(Message, frozen=True):
     task: Name
     key: TaskKey
     blob: Blob
+    content: Inline = b""
+    """Of the blob, where it is small; empty: it was uploaded before."""
     code_hash: Digest | None = None
     fingerprint: Digest | None = None
     """HMAC of the rows under a key of the site, new per run."""
