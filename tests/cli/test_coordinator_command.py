@@ -13,13 +13,16 @@ import pytest
 from fedloom.cli import root_folder
 from fedloom.cli.asking import PASSPHRASE
 from fedloom.cli.listening import announce, forget
-from fedloom.core.ids import ClientId
+from fedloom.core.ids import ClientId, RoundNumber, RunId
 from fedloom.engines.coordinator_folder import CoordinatorFolder, PendingJoin, note_join
 from fedloom.engines.coordinator_host import CoordinatorHost
+from fedloom.engines.remote_team import Patience
+from fedloom.engines.site_calls import HANDSHAKE
 from fedloom.secure.agreement import signing_key
 from fedloom.secure.fingerprints import fingerprint
 from fedloom.secure.join import read_token
 from fedloom.secure.peers import COORDINATOR
+from fedloom.store.federation_rows import Contribution, RoundKey
 
 Run = Callable[..., tuple[int, str, str]]
 KEY = signing_key(bytes(range(32))).public
@@ -227,6 +230,120 @@ def test_an_operator_invites_submits_looks_and_stops(
     code, _, err = command("stop", "coord", "nothing")
     assert code == 2
     assert "has no run 'nothing'" in err
+
+
+def test_logs_print_what_there_is_and_end(host: CoordinatorHost, command: Run, file: Callable[..., Path]) -> None:
+    made = json.loads(command("submit", "coord", file(), "--json")[1])
+    code, out, _ = command("logs", "coord")  # nothing takes the run on: it would be followed for ever
+    assert (code, out.splitlines()[-1].split("  ")[1]) == (0, "run is awaiting approval")
+    host.store.runs.move(RunId(made["run"]), "failed", reason="it raised")
+    for flags in ((), ("--follow",), ("-f",)):
+        code, out, _ = command("logs", "coord", made["run"], *flags)
+        assert (code, out.splitlines()[-1].split("  ")[1]) == (0, "run is failed: it raised")
+
+
+def test_a_round_is_told_with_its_loss_and_its_bytes(
+    host: CoordinatorHost, command: Run, file: Callable[..., Path]
+) -> None:
+    run = json.loads(command("submit", "coord", file(), "--json")[1])["run"]
+    told = {"run": run, "program": "train", "round": 3, "retry": 0, "status": "closed", "included": 2, "invited": 3,
+            "loss": 0.41234, "up": 12_300, "down": 450}  # fmt: skip
+    host.store.events.append("record", told)
+    host.store.events.append("record", {**told, "round": 4, "loss": None, "status": "skipped", "included": 0})
+    host.store.events.append("record", {**told, "round": 5, "status": "retried"})
+    lines = [line.split("  ", 1)[1] for line in command("logs", "coord")[1].splitlines()]
+    assert lines[-2:] == [
+        "round 3 committed: 2 of 3 sites, loss 0.4123, 12.3 kB up, 450 B down",
+        "round 4 skipped: 0 of 3 sites, 12.3 kB up, 450 B down",
+    ]
+
+
+def test_a_run_that_failed_in_its_server_step_is_resumed_from_that_round(
+    host: CoordinatorHost, command: Run, file: Callable[..., Path]
+) -> None:
+    run = RunId(json.loads(command("submit", "coord", file(), "--json")[1])["run"])
+    key = RoundKey(run, 0, "train", RoundNumber(4), 0)
+    host.store.rounds.plan(key, cohort=(ClientId("north"),))
+    host.store.runs.move(run, "failed", reason="algorithm error: round 4: it raised (a.py:3)")
+    code, _, err = command("resume", run, "--output", "coord")
+    assert code != 0
+    assert "--from-round 4" in err
+    code, _, err = command("resume", run, "--output", "coord", "--from-round", 3)
+    assert code != 0
+    assert "a finished round is never changed" in " ".join(err.split())
+    code, out, err = command("resume", run, "--output", "coord", "--from-round", 4)
+    assert (code, out) == (0, f"run {run}: running, resumed from round 4\n"), err
+
+
+def test_a_run_that_waits_for_its_sites_says_for_whom_and_goes_on(
+    host: CoordinatorHost, command: Run, file: Callable[..., Path]
+) -> None:
+    run = RunId(json.loads(command("submit", "coord", file(), "--json")[1])["run"])
+    key = RoundKey(run, 0, "train", RoundNumber(4), 1)
+    host.store.rounds.plan(key, cohort=(ClientId("north"), ClientId("south")))
+    host.store.rounds.offer(key, 0, {ClientId("north"): (), ClientId("south"): ()})
+    host.store.rounds.give_up(key, 0, ClientId("south"), kind="lost", detail="nothing was heard of it")
+    blob = host.store.blobs.put(b"update")
+    sent = Contribution(**key._asdict(), step=0, site=ClientId("north"), kind="message", blob=blob)
+    host.store.rounds.accept(sent)
+    host.store.rounds.move(key, "aborted")
+    for stage in ("ready", "running", "waiting_for_sites"):
+        host.store.runs.move(run, stage, reason="1 of 2 clients sent an update")
+    out = command("coordinator", "status", "coord")[1]
+    assert f"{run} waiting for sites 0 south" in " ".join(out.split())
+    assert f"{run} waits: 1 of 2 clients sent an update" in out
+    code, _, err = command("resume", run, "--output", "coord", "--from-round", 4)
+    assert code != 0
+    assert "it goes on by itself from the round behind its last one" in " ".join(err.split())
+    code, out, _ = command("resume", run, "--output", "coord")
+    assert (code, out) == (0, f"run {run}: running, resumed by admin/local\n")
+
+
+def test_a_round_is_named_for_runs_of_a_coordinator_alone(command: Run) -> None:
+    code, _, err = command("resume", "last", "--from-round", 2)
+    assert code == 2
+    assert "received 2; runs is no folder of a coordinator" in " ".join(err.split())
+
+
+def test_a_suspended_site_is_shown_with_its_failures_and_let_in_again(host: CoordinatorHost, command: Run) -> None:
+    host.store.sites.add(ClientId("north"), "north-trust")
+    for _ in range(3):
+        host.store.sites.count(failed={ClientId("north"): "crashed"}, well=[], most=3)
+    out = command("coordinator", "status", "coord")[1]
+    assert "north is suspended: its work failed in 3 rounds in a row, in the last one: crashed" in out
+    assert "fedloom coordinator readmit coord north" in out
+    (site,) = json.loads(command("coordinator", "status", "coord", "--json")[1])["sites"]
+    assert (site["state"], site["failures"]) == ("suspended", 3)
+    assert command("coordinator", "readmit", "coord", "north")[0] == 0
+    assert host.store.sites.suspended(ClientId("north")) is None
+    code, _, err = command("coordinator", "readmit", "coord", "south")
+    assert code == 2
+    assert "no site 'south' has joined" in err
+
+
+def test_a_run_that_waits_is_listed_with_whom_it_waits_for(
+    host: CoordinatorHost, command: Run, file: Callable[..., Path]
+) -> None:
+    runs = [RunId(json.loads(command("submit", "coord", file(), "--json")[1])["run"]) for _ in range(2)]
+    for run, name in zip(runs, ("north", "south"), strict=True):
+        key = RoundKey(run, HANDSHAKE, "query", RoundNumber(0), 0)
+        host.store.rounds.plan(key, cohort=(ClientId(name),))
+        host.store.rounds.offer(key, 0, {ClientId(name): ()})
+    lines = [" ".join(line.split()) for line in command("runs", "list", "--output", "coord")[1].splitlines()]
+    assert lines[-2:] == [f"{runs[0]} awaiting approval - - north", f"{runs[1]} awaiting approval - - south"]
+    found = json.loads(command("runs", "list", "--output", "coord", "--json")[1])
+    assert [(each["state"], each["waiting_for"]) for each in found] == [
+        ("awaiting_approval", ["north"]), ("awaiting_approval", ["south"]),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("root")
+def test_settings_of_patience_are_written_and_read(tmp_path: Path, command: Run) -> None:
+    flags = ("--deadline", 60, "--lost-after", 30, "--approval", 3600, "--suspend-after", 0, "--least", 3)
+    assert command("coordinator", "init", "coord", "--root", "root", *flags)[0] == 0
+    settings = CoordinatorFolder(tmp_path / "coord").settings()
+    assert settings.patience == Patience(deadline_s=60.0, lost_after_s=30.0, approval_s=3600.0)
+    assert (settings.least, settings.suspend_after) == (3, None)
 
 
 def test_the_doctor_looks_at_a_coordinator(folder: CoordinatorFolder, host: CoordinatorHost, command: Run) -> None:

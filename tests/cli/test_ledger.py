@@ -60,7 +60,7 @@ def test_show_lists_data_sets_and_runs(command: Run) -> None:
     assert found["data_sets"][1]["shares_units_with"] == ["ward-a"]
     assert found["runs"][1] == {
         "run": "r2", "data_set": "ward-a", "finished": False, "reserved": {"epsilon": 3.0, "delta": 1e-6},
-        "releases": 1, "releases_reserved": 3, "fingerprint": None,
+        "releases": 1, "releases_reserved": 3, "overspent": False, "fingerprint": None,
     }  # fmt: skip
 
 

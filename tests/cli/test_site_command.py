@@ -128,6 +128,21 @@ def test_a_site_rests_without_asking_anybody(member: SiteFolder, command: Run) -
     assert not member.paused_path.exists()
 
 
+def test_a_store_is_adopted_when_somebody_agrees(member: SiteFolder, command: Run) -> None:
+    code, out, err = command("site", "adopt", "ward")
+    assert code == 2
+    assert "no run of the coordinator's record costs anything" in out
+    assert "nothing was confirmed" in err
+    assert "--yes" in err
+    assert json.loads(command("site", "adopt", "ward", "--yes", "--json")[1]) == {"charged": [], "overspent": []}
+    code, out, _ = command("site", "adopt", "ward", "--coordinator", "--yes")
+    assert code == 0
+    assert "of the coordinator's store: it is the one that was seen last\n" in out
+    code, _, err = command("site", "adopt", "nowhere", "--yes")
+    assert code == 2
+    assert "nowhere" in err
+
+
 def test_a_policy_is_checked_and_told(member: SiteFolder, command: Run) -> None:
     code, out, _ = command("site", "policy", "ward")
     assert code == 0

@@ -25,7 +25,7 @@ import fedloom
 from fedloom.core.component import ComponentSpec
 from fedloom.core.ids import ClientId, RunId
 from fedloom.core.roster import Member
-from fedloom.engines import federation as federation_module
+from fedloom.engines import handshake_round
 from fedloom.engines.desk import Desk, Halted
 from fedloom.engines.federation import Federation
 from fedloom.engines.journal import Journal
@@ -84,6 +84,7 @@ class Inside:
 
     def close(self) -> None:
         self._worker = None
+        self._scene.on_close(self._name)
 
     def _asked(self, ask: Callable[[SiteWorker], R]) -> R:
         if self._worker is None:
@@ -183,6 +184,9 @@ class Wire:
 
     def hello(self, request: verbs.Hello) -> verbs.HelloReply:
         return self._through("hello", request, lambda office: office.calls.hello(self.caller, request))
+
+    def recall(self, request: verbs.Recall) -> verbs.Recalled:
+        return self._through("recall", request, lambda office: office.calls.recall(self.caller, request))
 
     def poll(self, request: verbs.Poll) -> verbs.Offers:
         offers = self._through("poll", request, lambda office: office.calls.poll(self.caller, request))
@@ -295,14 +299,15 @@ class Place:
                         roster=lambda: scene.roster,
                         data=lambda _experiment: self.rows(),
                         judge=scene.judge,
-                        limits=scene.limits,
+                        limits=lambda: scene.limits or Limits(),
                         rehearsal=scene.rehearsal,
                         hand=self._hand,
                         coordinator=lambda: scene.key.public,
                         inline=scene.inline,
                     )
                     self._tamper(self.agent)
-                    self.agent.serve()
+                    if not scene.ending:  # whoever ends the scene may have asked only the life before
+                        self.agent.serve()
                     return
             except Killed:
                 self.deaths += 1
@@ -396,6 +401,7 @@ class Scene:
         self.on_train: Callable[[str, Train, int], None] = lambda _site, _asked, _times: None
         self.on_message: Callable[[str, Any, int, bytes], bytes] = lambda _site, _key, _step, data: data
         self.on_cancel: Callable[[str], None] = lambda _site: None
+        self.on_close: Callable[[str], None] = lambda _site: None
         self.revive: Callable[[str], bool] = lambda _site: True
         self.records: list[Any] = []
         self.released: list[tuple[tuple[int, int, int], bytes]] = []
@@ -547,10 +553,10 @@ import fedloom as fl
 @fl.component("fedloom.algorithms")
 def faulty(local: fl.Schedule, fault: str = "", site: str = "east", at: int = 2, folder: str = "",
            weighting: str = "examples") -> fl.Algorithm:
-    inner = fl.fedavg(local)
+    inner = fl.fedavg(local, weighting=weighting)
 
     def client(broadcast, state, ctx):
-        here = ctx.client == site and ctx.round == at
+        here = ctx.client == site and at in (0, ctx.round)
         if here:
             _fail(fault, Path(folder))
         update, state = yield from inner.client(broadcast, state, ctx)
@@ -697,7 +703,7 @@ def _watch(monkeypatch: pytest.MonkeyPatch, made: Sequence[Scene]) -> None:
 
     if getattr(RunFolder.write, "watched", False):
         return
-    write, finish, shake = RunFolder.write, RunFolder.finish, federation_module.shake_hands  # type: ignore[attr-defined]
+    write, finish, shake = RunFolder.write, RunFolder.finish, handshake_round.shake_hands
 
     def watched_write(self: RunFolder, **what: Any) -> None:
         passing(self.path, "state/before")
@@ -738,4 +744,4 @@ def _watch(monkeypatch: pytest.MonkeyPatch, made: Sequence[Scene]) -> None:
     monkeypatch.setattr(Journal, "charge", watched_charge)
     monkeypatch.setattr(Journal, "keep", watched_keep)
     monkeypatch.setattr(RunFolder, "finish", watched_finish)
-    monkeypatch.setattr(federation_module, "shake_hands", watched_shake)
+    monkeypatch.setattr(handshake_round, "shake_hands", watched_shake)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +24,13 @@ import msgspec
 import pytest
 
 import fedloom
-from fedloom.core.ids import ClientId, RunId
+from fedloom.cli.federated import print_end, see_through
+from fedloom.cli.site_adopt import adopt, adopt_coordinator
+from fedloom.core.events import GaussianDpEvent
+from fedloom.core.ids import ClientId, RoundNumber, RunId
 from fedloom.core.roster import Member
+from fedloom.core.update import Aggregate
+from fedloom.engines import site_judge
 from fedloom.engines.coordinator_folder import (
     CoordinatorFolder,
     Ports,
@@ -36,6 +43,7 @@ from fedloom.engines.coordinator_folder import (
 )
 from fedloom.engines.coordinator_host import CoordinatorHost
 from fedloom.engines.handshake_round import shake_hands
+from fedloom.engines.site_adoption import Remembered, SiteAdoption
 from fedloom.engines.site_folder import (
     Joining,
     SiteFolder,
@@ -47,23 +55,35 @@ from fedloom.engines.site_folder import (
     renew,
     unpause_site,
 )
-from fedloom.engines.site_host import SiteHost
+from fedloom.engines.site_host import RosterLine, SiteHost
 from fedloom.engines.site_inbox import approval_of, approve_run, entry_of, inbox, shown, withdraw_run
-from fedloom.errors import BudgetError, ConfigError, RunStopped, StoreError, StoreWentBack, TrustError, WorkerError
+from fedloom.errors import (
+    AlgorithmError,
+    BudgetError,
+    ConfigError,
+    RunStopped,
+    StoreError,
+    StoreWentBack,
+    TrustError,
+    WorkerError,
+)
 from fedloom.experiment.config import read
 from fedloom.experiment.examination import examine
 from fedloom.experiment.spec import Experiment
+from fedloom.runtime.coordinator import Coordinator
 from fedloom.secure.authorities import Root, issue_intermediate, issue_site, new_root
 from fedloom.secure.deny_list import denying, nobody_denied
 from fedloom.secure.requests import Request
 from fedloom.secure.roster import roster
 from fedloom.secure.roster_pin import RosterUpdate
 from fedloom.secure.tls_keys import tls_key
+from fedloom.store.federation_rows import RoundKey
 from fedloom.store.ledger import Ledger
+from fedloom.store.ledger_books import Holding
 from fedloom.store.transitions import RUN, ends
-from fedloom.transport import admin
+from fedloom.transport import admin, verbs
 from fedloom.transport.client import Client
-from fedloom.transport.errors import PortBusy, Refused
+from fedloom.transport.errors import PortBusy, Refused, Unreachable
 from fedloom.transport.probe import probe
 
 NAMES = ("east", "north")
@@ -334,7 +354,7 @@ def test_sites_train_over_the_line_what_a_simulation_trains(
     assert model_of(host, run) == fedloom.local().run(made, base=trial.base).model_sha256
     found = entry_of(trial.site("east"), run)
     assert found is not None
-    assert (found.state, found.rows) == ("approved", 24)
+    assert (found.state, found.rows) in (("approved", 24), ("over", 24))
 
 
 def test_a_run_waits_for_the_operator_of_a_site_and_goes_on_within_seconds(joined: Joined) -> None:
@@ -669,6 +689,29 @@ def test_d5_a_denied_site_is_out_at_the_next_call_and_gets_no_certificate(joined
     assert (result.part, result.reason) == ("site", "denied")
 
 
+@pytest.mark.parametrize("how", ["suspended", "denied"])
+def test_d5_a_round_does_not_wait_for_a_site_that_is_shut_out(how: str, joined: Joined) -> None:
+    trial, host = joined
+    banned = denying(nobody_denied("trial"), clients=[ClientId("north")]).signed(trial.root.signing).stored()
+
+    def shut_out(record: object) -> None:
+        if how == "denied":
+            install_deny_list(trial.folder, banned)
+        else:
+            trial.operator(host).revoke(admin.Revoke(request="x", client="north", reason="its disk is full"))
+
+    trial.background(lambda: host.serve(on_round=[shut_out]))
+    sites = [trial.work(name) for name in NAMES]
+    run = handed_in(trial, host, experiment(trial.base, rounds=2))
+    assert ended(trial, host, run) == "completed_with_warnings"
+    (second,) = (each for each in host.store.rounds.rounds(run) if (each.program, each.round) == ("train", 2))
+    lost = [(sent.site, sent.detail) for sent in host.store.rounds.contributions(second.key) if sent.kind == "lost"]
+    why = {"suspended": "the site is suspended: its disk is full"}
+    assert lost == [("north", why.get(how, "the site is denied, or not in the roster any more"))]
+    trial.problems.clear()  # who is denied ends
+    assert len(sites) == 2
+
+
 def test_a_deny_list_that_takes_a_name_off_is_not_installed(trial: Trial) -> None:
     one = denying(nobody_denied("trial"), clients=[ClientId("north")])
     install_deny_list(trial.folder, one.signed(trial.root.signing).stored())
@@ -690,8 +733,60 @@ def test_a_suspended_site_is_out_without_the_root(joined: Joined) -> None:
     with line_of(trial, "north") as line, pytest.raises(Refused, match="suspended: its disk is full"):
         line.health()
     (found,) = [each for each in trial.operator(host).list_sites(admin.ListSites()).sites if each.client == "north"]
-    assert found.state == "suspended"
+    assert (found.state, found.reason) == ("suspended", "its disk is full")
+    assert ClientId("north") not in host.sites()
+    trial.operator(host).readmit(admin.Readmit(request="y", client="north"))
+    assert ClientId("north") in host.sites()
+    with line_of(trial, "north") as line:
+        assert line.health().ready
+    told = [(each.kind, each.detail) for each in host.store.events.since(0)][-1]
+    assert told == ("readmitted", {"client": "north", "by": "admin/local"})
     site.stop()
+
+
+def test_only_who_has_come_and_is_not_denied_is_let_in_again(joined: Joined) -> None:
+    trial, host = joined
+    with pytest.raises(Refused, match="no site 'south' has joined"):
+        trial.operator(host).readmit(admin.Readmit(request="y", client="south"))
+    banned = denying(nobody_denied("trial"), clients=[ClientId("north")]).signed(trial.root.signing)
+    trial.operator(host).revoke(admin.Revoke(request="x", client="north", reason="left", document=banned.stored()))
+    with pytest.raises(Refused, match="whoever is on it stays out for good"):
+        trial.operator(host).readmit(admin.Readmit(request="y", client="north"))
+
+
+def test_contents_that_nothing_refers_to_go_after_a_day(joined: Joined) -> None:
+    trial, host = joined
+    key = RoundKey(RunId("r"), 0, "train", RoundNumber(1), 0)
+    asked, old, young = (host.store.blobs.put(each) for each in (b"asked", b"old", b"young"))
+    host.store.rounds.plan(key, cohort=(ClientId("north"),))
+    host.store.rounds.offer(key, 0, {ClientId("north"): (asked,)})
+    for digest in (asked, old):
+        path = host.store.blobs.folder / digest[:2] / digest[2:]
+        os.utime(path, (time.time() - 90_000,) * 2)
+    host.__exit__(None, None, None)
+    again = trial.start()
+    assert [again.store.blobs.has(each) for each in (asked, old, young)] == [True, False, True]
+
+
+def test_a_run_goes_on_after_its_contents_were_tidied_in_every_round(joined: Joined) -> None:
+    trial, host = joined
+    made = experiment(trial.base, rounds=3)
+
+    def tidy(record: object) -> None:
+        for path in host.store.blobs.folder.glob("[0-9a-f][0-9a-f]/*"):
+            os.utime(path, (time.time() - 90_000,) * 2)
+        before = len(list(host.store.blobs.digests()))
+        host._let_go()
+        left.append((before, len(list(host.store.blobs.digests()))))
+
+    left: list[tuple[int, int]] = []
+    trial.background(lambda: host.serve(on_round=[tidy]))
+    for name in NAMES:
+        trial.work(name)
+    run = handed_in(trial, host, made)
+    assert ended(trial, host, run) == "completed"
+    assert model_of(host, run) == fedloom.local().run(made, base=trial.base).model_sha256
+    assert all(after == 0 < before for before, after in left), "between rounds nothing is needed"
 
 
 def test_d7_a_certificate_without_a_place_in_the_roster_is_nobody(joined: Joined) -> None:
@@ -807,7 +902,7 @@ def test_an_aborted_run_leaves_the_engine_free_for_the_next(joined: Joined) -> N
     trial, host = joined
     trial.background(host.serve)
     stuck = handed_in(trial, host, experiment(trial.base))  # nobody works: it waits
-    until(trial, host, lambda: host.federation.current == stuck)
+    until(trial, host, lambda: host.store.rounds.open_round(stuck) is not None)
     at = trial.operator(host).abort(admin.Abort(request="a", run=stuck, reason="a mistake"))
     assert at.state == "aborted"
     for name in NAMES:
@@ -817,6 +912,72 @@ def test_an_aborted_run_leaves_the_engine_free_for_the_next(joined: Joined) -> N
     assert host.store.runs.run(stuck).stage == "aborted"
     record = json.loads((trial.folder.store / "runs" / stuck / "record.json").read_text())
     assert record["summary"]["reason"] == "aborted: admin/local: a mistake"
+
+
+def test_an_aborted_run_that_trains_leaves_its_round_to_no_site(joined: Joined) -> None:
+    trial, host = joined
+    operator = trial.operator(host)
+    runs: list[RunId] = []
+
+    def abort(record: object) -> None:
+        if host.federation.current == runs[0]:
+            operator.abort(admin.Abort(request="a", run=runs[0], reason="a mistake"))
+
+    trial.background(lambda: host.serve(on_round=[abort]))
+    runs.append(handed_in(trial, host, experiment(trial.base, rounds=50)))
+    work = [trial.work(name) for name in NAMES]
+    until(trial, host, lambda: host.store.runs.run(runs[0]).stage == "aborted")
+    until(trial, host, lambda: host.store.rounds.open_round(runs[0]) is None)
+    runs.append(handed_in(trial, host, experiment(trial.base, rounds=1), request="r2"))
+    assert ended(trial, host, runs[1]) == "completed"
+    assert len(work) == 2
+    assert all(host.store.rounds.tasks(ClientId(name)) == () for name in NAMES)
+
+
+def test_a14_an_operator_resumes_a_run_whose_server_step_was_mended(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial, host = joined
+    operator, made = trial.operator(host), experiment(trial.base, rounds=3)
+    monkeypatch.setattr(Coordinator, "_step", broken(Coordinator._step))
+    run, follower = handed_in(trial, host, made), trial.operator(host)
+    following = trial.background(lambda: see_through(follower, run, out=True))
+    work_all(trial, host)
+    assert ended(trial, host, run) == "failed"
+    following.join(20.0)
+    assert not following.is_alive()
+    (at,) = operator.list_runs(admin.ListRuns()).runs
+    assert (at.state, at.round, at.reason) == ("failed", 2, "algorithm error: round 2: it raised (steps.py:7)")
+    with pytest.raises(RunStopped) as stopped:
+        print_end(trial.folder.store / "runs" / run, at, json=False)
+    said = capsys.readouterr().err + str(stopped.value)
+    assert "round 1 committed: 2 of 2 sites" in said
+    assert said.count("steps.py:7") == 1, "it is shown once"
+    until(trial, host, lambda: host.federation.current is None)
+
+    def resume(from_round: int | None) -> admin.RunAt:
+        return operator.resume(admin.Resume(request="r", run=run, from_round=from_round))
+
+    with pytest.raises(Refused, match=r"failed in round 2.*steps\.py:7"):
+        resume(None)
+    with pytest.raises(Refused, match=r"failed in round 2; received --from-round 1: a finished round is never changed"):
+        resume(1)
+    monkeypatch.undo()
+    assert resume(2).state == "running"
+    assert ended(trial, host, run) == "completed"
+    assert model_of(host, run) == fedloom.local().run(made, base=trial.base).model_sha256
+    assert resume(2).state == "completed", "asked twice, it is done once"
+
+
+def broken(step: Callable[..., object]) -> Callable[..., object]:
+    """Return a server step that raises in round 2."""
+
+    def raising(coordinator: object, aggregate: Aggregate) -> object:
+        if aggregate.round == 2:
+            raise AlgorithmError("round 2: it raised (steps.py:7)")
+        return step(coordinator, aggregate)
+
+    return raising
 
 
 def test_a_site_may_not_ask_what_operators_ask(joined: Joined) -> None:
@@ -1000,3 +1161,414 @@ def test_health_tells_whether_it_can_work_and_its_figures(joined: Joined) -> Non
     assert (refused.value.code, refused.value.read()) == (503, b"it opens nothing more: for a test\n")
     host.desk.resume()
     trial.site("north").policy_path.write_text(policy("north"))
+
+
+# Stores that were put back -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def examined_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examine runs in this process: importing everything once more takes seconds."""
+    monkeypatch.setattr(site_judge, "examine_elsewhere", lambda question, **_: examine(question))
+
+
+def with_budgets(trial: Trial, *, composition: str = "basic", epsilon: float = 50.0) -> None:
+    for name in NAMES:
+        text = policy(name).replace("min_rows = 5", f'min_rows = 5\ncomposition = "{composition}"')
+        budget = f"epsilon_total = {epsilon}\ndelta = 5e-3\n"
+        trial.site(name).policy_path.write_text(text.replace("[approval]", f"{budget}[approval]"))
+
+
+def holdings(trial: Trial, name: str = "north") -> tuple[Holding, ...]:
+    with Ledger.read(trial.site(name).store / "ledger.sqlite") as ledger:
+        return ledger.holdings()
+
+
+def backup(trial: Trial, what: str) -> Callable[[], None]:
+    """Copy something of the site north; return what puts it back."""
+    found = {
+        "ledger": [*trial.site("north").store.glob("ledger.sqlite*")],
+        "ledger without head": [*trial.site("north").store.glob("ledger.sqlite")],
+        "store": [trial.site("north").store],
+        "folder": [trial.site("north").store, trial.site("north").inbox],
+    }[what]
+    kept = trial.base / "backup"
+    kept.mkdir()
+    for path in found:
+        (shutil.copytree if path.is_dir() else shutil.copy2)(path, kept / path.name)
+
+    def put_back() -> None:
+        for path in found:
+            if path.is_dir():
+                shutil.rmtree(path)
+                shutil.copytree(kept / path.name, path)
+            else:
+                shutil.copy2(kept / path.name, path)
+
+    return put_back
+
+
+def trained_once(trial: Trial, host: CoordinatorHost) -> tuple[RunId, SiteHost]:
+    """Let both sites take a private run of two rounds to its end."""
+    trial.background(host.serve)
+    trial.work("east")
+    north = trial.work("north")
+    run = handed_in(trial, host, private_experiment(trial.base))
+    assert ended(trial, host, run) == "completed", host.store.runs.run(run).reason
+    return run, north
+
+
+def refused(trial: Trial, *, code: str) -> None:
+    """Start the site north, and see it refused."""
+    site = trial.work("north")
+    trial.threads[-1].join(20.0)
+    site.__exit__(None, None, None)
+    (problem,) = trial.problems
+    assert isinstance(problem, Refused)
+    assert problem.refusal.code == code
+    assert "fedloom site adopt" in problem.refusal.remedy
+    trial.problems.clear()
+
+
+@pytest.mark.usefixtures("examined_here")
+@pytest.mark.parametrize("what", ["ledger", "store", "folder"])
+def test_b25_what_a_restored_store_forgot_is_charged_and_the_site_takes_part_again(
+    joined: Joined, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial, host = joined
+    with_budgets(trial)
+    with SiteHost(trial.site("north")):
+        pass
+    put_back = backup(trial, what)
+    run, site = trained_once(trial, host)
+    site.__exit__(None, None, None)
+    undisturbed = holdings(trial)
+    assert [(each.run, each.releases) for each in undisturbed] == [(run, 2)]
+    put_back()
+    assert holdings(trial) == ()
+    refused(trial, code="LOST_STATE")
+    adopt(trial.site("north").path, yes=True, json=False)
+    said = capsys.readouterr().out
+    assert f'run {run}, data."cohort": 2 rounds are remembered, 2 of them are not in the ledger here' in said
+    assert "overspent" not in said
+    found = [(each.run, each.data_set, each.reserved, each.releases, each.most) for each in holdings(trial)]
+    assert found == [(each.run, each.data_set, each.reserved, each.releases, each.most) for each in undisturbed]
+    trial.work("north")
+    again = handed_in(trial, host, private_experiment(trial.base), request="r2")
+    assert ended(trial, host, again) == "completed", host.store.runs.run(again).reason
+    assert [each.releases for each in holdings(trial)] == [2, 2]
+
+
+@pytest.mark.usefixtures("examined_here")
+def test_b25_an_adoption_that_was_cut_short_is_run_again_and_charges_once(
+    joined: Joined, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial, host = joined
+    with_budgets(trial, composition="rdp")
+    with SiteHost(trial.site("north")):
+        pass
+    put_back = backup(trial, "folder")
+    run, site = trained_once(trial, host)
+    with pytest.raises(StoreError, match="owned by pid"):
+        adopt(trial.site("north").path, yes=True, json=True)  # an agent runs
+    site.__exit__(None, None, None)
+    put_back()
+    for _ in range(3):  # with each start the backup counts one more
+        with SiteHost(trial.site("north")):
+            pass
+    refused(trial, code="LOST_STATE")
+    with pytest.raises(StoreError, match="nothing was confirmed"):
+        adopt(trial.site("north").path, yes=False, json=True)
+    assert holdings(trial) == ()
+    with SiteAdoption(trial.site("north")) as adoption:  # killed before it tells the coordinator
+        record = adoption.remembered()
+        assert [(each.run, len(each.rounds)) for each in record] == [(run, 2)]
+        adoption.charge(record, adoption.charges(record))
+    assert [each.releases for each in holdings(trial)] == [2]
+    refused(trial, code="LOST_STATE")
+    capsys.readouterr()
+    for _ in range(2):
+        adopt(trial.site("north").path, yes=True, json=True)
+        said = json.loads(capsys.readouterr().out)
+        assert (said["charged"][0]["rounds"], said["charged"][0]["missing"], said["overspent"]) == (2, 0, [])
+    assert [(each.run, each.releases) for each in holdings(trial)] == [(run, 2)]
+    assert [each.kind for each in host.store.events.since(0, limit=10_000)].count("adopt") == 2
+    trial.work("north")
+    assert until(trial, host, lambda: host.store.sites.site(ClientId("north")).session is not None)
+
+
+@pytest.mark.usefixtures("examined_here")
+def test_b25_a_run_that_is_under_way_goes_on_with_its_site_after_the_adoption(
+    joined: Joined, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial, host = joined
+    with_budgets(trial)
+    with SiteHost(trial.site("north")):
+        pass
+    put_back = backup(trial, "store")
+    operator = trial.operator(host)
+    seen: list[int] = []
+
+    def pause(record: object) -> None:
+        seen.append(1)
+        if len(seen) == 1:
+            operator.pause(admin.Pause(request="p", run=run))
+
+    trial.background(lambda: host.serve(on_round=[pause]))
+    trial.work("east")
+    site = trial.work("north")
+    run = handed_in(trial, host, private_experiment(trial.base))
+    until(trial, host, lambda: host.store.runs.run(run).stage == "paused" and host.federation.current is None)
+    site.__exit__(None, None, None)
+    put_back()
+    refused(trial, code="LOST_STATE")
+    adopt(trial.site("north").path, yes=True, json=True)
+    assert [(each.run, each.releases) for each in holdings(trial)] == [(run, 1)]
+    trial.work("north")
+    operator.resume(admin.Resume(request="q", run=run))
+    assert ended(trial, host, run) == "completed", host.store.runs.run(run).reason
+    sent = [
+        each.kind
+        for of in host.store.rounds.rounds(run)
+        for each in host.store.rounds.contributions(of.key)
+        if (of.program, each.site) == ("train", "north")
+    ]
+    assert sent == ["message", "message"]
+    said = [each.getMessage() for each in caplog.records]
+    assert not [each for each in said if "a message was refused" in each], "its messages have numbers of their own"
+    assert [(each.run, each.releases) for each in holdings(trial)] == [(run, 2)]
+
+
+@pytest.mark.usefixtures("examined_here")
+def test_b25_a_message_that_may_have_left_is_never_made_a_second_time(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, host = joined
+    with_budgets(trial)
+    with SiteHost(trial.site("north")):
+        pass
+    put_back = backup(trial, "store")
+    usual = RosterLine.submit
+    cut = [True]
+
+    def submit(line: RosterLine, request: verbs.Submit) -> verbs.SubmitReply:
+        if cut[0] and line.folder.path.name == "north" and request.key.program == "train":
+            cut.append(True)
+            raise Unreachable("the line was cut behind the upload")
+        return usual(line, request)
+
+    monkeypatch.setattr(RosterLine, "submit", submit)
+    trial.background(host.serve)
+    trial.work("east")
+    site = trial.work("north")
+    run = handed_in(trial, host, private_experiment(trial.base))
+    until(trial, host, lambda: len(cut) > 1)
+    site.__exit__(None, None, None)
+    put_back()
+    cut[0] = False
+    refused(trial, code="LOST_STATE")
+    adopt(trial.site("north").path, yes=True, json=True)
+    trial.work("north")
+    ended(trial, host, run)
+    said = [
+        (int(of.round), each.kind, each.detail)
+        for of in host.store.rounds.rounds(run)
+        for each in host.store.rounds.contributions(of.key)
+        if (of.program, each.site) == ("train", "north")
+    ]
+    assert said == [(1, "refused", "LOST_STATE"), (2, "message", "")]
+    assert [(each.run, each.releases) for each in holdings(trial)] == [(run, 2)], "the first was charged, too"
+
+
+@pytest.mark.usefixtures("examined_here")
+def test_b25_a_ledger_without_the_rows_that_its_head_counts_is_taken_and_charged(
+    joined: Joined, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial, host = joined
+    with_budgets(trial)
+    with SiteHost(trial.site("north")):
+        pass
+    put_back = backup(trial, "ledger without head")
+    run, site = trained_once(trial, host)
+    site.__exit__(None, None, None)
+    put_back()
+    with pytest.raises(StoreError, match="cut short or restored from a backup"):
+        SiteHost(trial.site("north"))
+    adopt(trial.site("north").path, yes=True, json=False)
+    assert "cut short or restored from a backup" in capsys.readouterr().out
+    assert [(each.run, each.releases) for each in holdings(trial)] == [(run, 2)]
+
+
+@pytest.mark.usefixtures("examined_here")
+def test_b25_what_does_not_fit_or_has_no_price_is_written_down_and_nothing_more_is_allowed(
+    joined: Joined, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial, host = joined
+    with_budgets(trial)
+    with SiteHost(trial.site("north")):
+        pass
+    put_back = backup(trial, "folder")
+    run, site = trained_once(trial, host)
+    site.__exit__(None, None, None)
+    put_back()
+    rows_path = trial.site("north").path / "rows.csv"
+    rows_path.rename(trial.base / "rows.csv")  # without them a run is not planned, and so not priced
+    adopt(trial.site("north").path, yes=True, json=False)
+    said = capsys.readouterr().out
+    assert "it cannot be priced here (NO_DATA" in said
+    assert "overspent: nothing more is released of these rows" in said
+    (trial.base / "rows.csv").rename(rows_path)
+    (held,) = holdings(trial)
+    assert (held.run, held.releases, held.reserved.epsilon, held.overspent) == (run, 2, float("inf"), True)
+    trial.work("north")
+    again = handed_in(trial, host, private_experiment(trial.base), request="r2")
+    assert ended(trial, host, again) == "failed"
+    assert "site north: POLICY_EPSILON" in host.store.runs.run(again).reason
+
+
+@pytest.mark.usefixtures("examined_here")
+def test_b25_of_a_secure_sum_only_what_could_have_opened_it_is_charged(joined: Joined) -> None:
+    trial, host = joined
+    with_budgets(trial)
+    run, site = trained_once(trial, host)
+    site.__exit__(None, None, None)
+    steps = {1: 0, 2: 2, 3: 3, 4: 4}  # in the one numbered 2 the masked vectors are sent
+    made = experiment(trial.base, aggregator="secure_sum")
+    record = Remembered(
+        run=RunId("another"),
+        sequence=0,
+        experiment=msgspec.json.encode(made.as_json()),
+        facts=(host.folder.store / "runs" / run / "facts.json").read_bytes(),
+        rounds=tuple(verbs.Contributed(phase=0, round=each, retry=0, step=step) for each, step in steps.items()),
+        over=True,
+    )
+    with SiteAdoption(trial.site("north")) as adoption:
+        (charge,) = adoption.charges([record])
+    assert charge.asked.keys == ((0, 3, 0), (0, 4, 0))
+    assert charge.unpriced, "it promises nothing"
+
+
+def test_a20_a_coordinator_that_was_put_back_is_confirmed_by_the_sites_operator(
+    joined: Joined, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial, host = joined
+    on_one_port(trial, host)
+    host.__exit__(None, None, None)
+    shutil.copytree(trial.folder.store, trial.base / "backup")
+    host = trial.start()
+    site = trial.work("north")
+    until(trial, host, lambda: any(each.session for each in host.store.sites.all()))
+    site.__exit__(None, None, None)
+    host.__exit__(None, None, None)
+    shutil.rmtree(trial.folder.store)
+    shutil.copytree(trial.base / "backup", trial.folder.store)
+    host = trial.start()
+    site = trial.work("north")
+    trial.threads[-1].join(20.0)
+    site.__exit__(None, None, None)
+    (problem,) = trial.problems
+    assert isinstance(problem, StoreWentBack)
+    assert "fedloom site adopt SITE --coordinator" in str(problem)
+    trial.problems.clear()
+    for _ in range(3):  # with each start the backup counts one more
+        host.__exit__(None, None, None)
+        host = trial.start()
+    site = trial.work("north")
+    trial.threads[-1].join(20.0)
+    site.__exit__(None, None, None)
+    assert [type(each) for each in trial.problems] == [StoreWentBack]
+    trial.problems.clear()
+    with pytest.raises(StoreWentBack):
+        adopt(trial.site("north").path, yes=True, json=True)  # its record may lack what this site has done
+    capsys.readouterr()
+    adopt_coordinator(trial.site("north").path, yes=True, json=False)
+    said = capsys.readouterr().out
+    assert "seen last: store " in said
+    assert "its events do not go on from those that were seen" in said
+    trial.work("north")
+    assert until(trial, host, lambda: any(each.session for each in host.store.sites.all()))
+
+
+# A policy that changes while its site runs ---------------------------------------------------------------------------
+
+
+def test_a_running_site_goes_by_its_new_policy_from_the_next_task_on(joined: Joined) -> None:
+    trial, host = joined
+    north = trial.site("north")
+    work_all(trial, host)
+    first = handed_in(trial, host, experiment(trial.base, rounds=2))
+    assert ended(trial, host, first) == "completed", host.store.runs.run(first).reason
+    north.policy_path.write_text(policy("north", more="[limits]\nmax_rounds = 1"))
+    second = handed_in(trial, host, experiment(trial.base, rounds=2), request="r2")
+    assert ended(trial, host, second) == "failed"
+    assert "site north: POLICY_ROUNDS" in host.store.runs.run(second).reason
+    north.policy_path.write_text(policy("north"))
+    third = handed_in(trial, host, experiment(trial.base, rounds=2), request="r3")
+    assert ended(trial, host, third) == "completed", host.store.runs.run(third).reason
+
+
+def test_the_next_round_of_a_run_has_a_worker_by_the_new_limits(joined: Joined) -> None:
+    trial, host = joined
+    seen: list[int | None] = []
+
+    def change(record: object) -> None:
+        assert site._agent is not None
+        seen.append(site._agent._runs[run].hand._limits.cpu)  # type: ignore[attr-defined]
+        trial.site("north").policy_path.write_text(policy("north", more="[limits]\ncpu = 1"))
+
+    trial.background(lambda: host.serve(on_round=[change]))
+    trial.work("east")
+    site = trial.work("north")
+    made = experiment(trial.base, rounds=2)
+    run = handed_in(trial, host, made)
+    assert ended(trial, host, run) == "completed", host.store.runs.run(run).reason
+    assert (seen[0], seen[-1]) == (None, 1)
+    assert model_of(host, run) == fedloom.local().run(made, base=trial.base).model_sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace("min_rows = 5", "min_rows = many"), "site.toml"),
+        (lambda text: text.replace('name = "north"', 'name = "south"'), "certificate is of 'north'"),
+        (lambda text: text.replace("min_rows = 5", "min_row = 5"), "did you mean `min_rows`"),
+    ],
+)
+def test_b23_a_policy_that_is_broken_while_its_site_runs_allows_nothing_until_it_is_mended(
+    joined: Joined, change: Callable[[str], str], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial, host = joined
+    north = trial.site("north")
+    trial.background(host.serve)
+    trial.work("east")
+    site = trial.work("north")
+    until(trial, host, lambda: not site.faults())
+    with caplog.at_level(logging.ERROR):
+        north.policy_path.write_text(change(policy("north")))
+        (fault,) = site.faults()
+    assert fault.startswith("the policy cannot be used, so that nothing is allowed until it is mended: ")
+    assert words in fault
+    said = [each.getMessage() for each in caplog.records if each.getMessage().startswith("event=policy_broken")]
+    assert len(said) == 1, "it is said once, not at each look"
+    run = handed_in(trial, host, experiment(trial.base, rounds=1))
+    until(trial, host, lambda: any(task.stage == "claimed" for task in host.store.rounds.tasks(ClientId("north"))))
+    assert inbox(north) == ()
+    north.policy_path.write_text(policy("north"))
+    assert ended(trial, host, run) == "completed", host.store.runs.run(run).reason
+    assert site.faults() == ()
+
+
+@pytest.mark.usefixtures("examined_here")
+def test_what_a_run_did_not_use_is_free_when_it_is_over_and_nothing_more_of_it_begins(joined: Joined) -> None:
+    trial, host = joined
+    with_budgets(trial, composition="rdp")
+    north = trial.site("north")
+    run, _ = trained_once(trial, host)
+    until(trial, host, lambda: all(each.finished for each in holdings(trial)))
+    entry = entry_of(north, run)
+    assert entry is not None
+    assert entry.state == "over"
+    with pytest.raises(StoreError, match="is over: there is nothing left to approve"):
+        approve_run(north, run)
+    with Ledger.open(north.store / "ledger.sqlite") as ledger, pytest.raises(BudgetError, match="has finished"):
+        ledger.account(run, "cohort").commit((0, 9, 0), GaussianDpEvent(1.0))

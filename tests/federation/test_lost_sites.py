@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 from fedloom.core.ids import ClientId
 from fedloom.engines.remote_team import Patience
 from fedloom.errors import RunStopped, StoreError
+from fedloom.store.documents import read_outcome
 from fedloom.store.federation_rows import RoundKey
 from fedloom.store.site_store import SiteStore
 from fedloom.transport.errors import Code, Refused
@@ -68,7 +70,10 @@ class Silence:
                 found = office.store.rounds.open_round(run)
                 tasks = () if found is None else office.store.rounds.tasks_of(found.key)
                 waiting = {task.site for task in tasks if task.stage != "settled"}
-                if waiting and waiting <= self.cut:
+                if found is None:  # it may be waiting before it opens a round again
+                    self.clock.now += 5.0
+                    office.desk.wake()
+                elif waiting and waiting <= self.cut:
                     self.clock.now += 100.0
                     office.desk.wake()
 
@@ -120,7 +125,7 @@ def test_a_secure_sum_below_its_threshold_opens_nothing(step: int, scene: Make) 
         federation.run()
     assert silence.cut == {"east", "west"}
     run = federation.open().store.runs.run(federation.run_id())
-    assert (run.stage, "Nothing was opened" in run.reason) == ("failed", True)
+    assert (run.stage, "Nothing was opened" in run.reason) == ("waiting_for_sites", True)
 
 
 @pytest.mark.parametrize("step", [slow(1), 2, slow(3), 4])
@@ -194,6 +199,54 @@ def test_b10_below_the_quorum_the_run_stops_and_says_for_whom_it_waited(scene: M
     with pytest.raises(RunStopped, match="2 of 5 clients sent an update; 3 are needed") as stopped:
         federation.run()
     assert "east: lost" in str(stopped.value)
+
+
+def test_b10_a_run_that_waits_for_its_sites_goes_on_when_they_are_back(scene: Make) -> None:
+    """The round is opened again as often as the policy has it, then once more as often: each time as a new retry."""
+    federation, silence = losing(scene, 0, sites=("east", "north", "west"), aggregator="plain_sum")
+    with pytest.raises(RunStopped, match="2 of 5 clients sent an update; 3 are needed"):
+        federation.run()
+    store, run = federation.open().store, federation.run_id()
+    place = federation.folder / "coordinator/runs" / run
+    assert store.runs.run(run).stage == "waiting_for_sites"
+    assert read_outcome(place).status == "paused"
+    with pytest.raises(RunStopped, match="round 1 was short of updates 2 times"):
+        store.runs.move(run, "running")
+        federation.run()
+    silence.cut.clear()
+    federation.on_call = lambda *_said: False
+    federation.start_sites(["east", "north", "west"])
+    store.runs.move(run, "running")
+    found = federation.run()
+    assert [(record.round, record.retry, record.status) for record in found.records] == [
+        (1, 0, "retried"), (1, 1, "retried"), (1, 2, "closed"), (2, 0, "closed"),
+    ]  # fmt: skip
+    assert len(found.records[2].included) == 5
+    assert (store.runs.run(run).stage, read_outcome(place).status) == (
+        "completed_with_warnings", "completed with warnings",
+    )  # fmt: skip
+
+
+def test_b10_a_policy_that_stops_ends_the_run(scene: Make) -> None:
+    federation, _ = losing(
+        scene, 0, sites=("east", "north", "west"), aggregator="plain_sum", policy='quorum = 3\non_short = "stop"'
+    )
+    with pytest.raises(RunStopped, match="2 of 5 clients sent an update"):
+        federation.run()
+    assert federation.open().store.runs.run(federation.run_id()).stage == "failed"
+
+
+def test_b10_a_short_round_is_opened_again_after_a_while(scene: Make, caplog: pytest.LogCaptureFixture) -> None:
+    federation, _ = losing(scene, 0, aggregator="plain_sum", policy="quorum = 5\nretries = 2")
+    with (
+        caplog.at_level(logging.WARNING, "fedloom.engines.remote_team"),
+        pytest.raises(RunStopped, match="short of updates 3 times"),
+    ):
+        federation.run()
+    said = [each.getMessage() for each in caplog.records if "is opened in" in each.getMessage()]
+    assert [words.split(":")[0] for words in said] == [
+        "round=1 retry=1 is opened in 1 s", "round=1 retry=2 is opened in 2 s",
+    ]  # fmt: skip
 
 
 def test_b10_what_comes_after_the_deadline_is_kept_and_not_counted(scene: Make) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fedloom.errors import AlgorithmError
 from fedloom.store.ledger import Ledger
 from fedloom.store.ledger_entries import Budget
 
@@ -109,6 +110,22 @@ def test_a_deployed_run_draws_from_its_own_secret_and_the_same_after_a_kill(form
     assert len(found.records) == 3
     check_one_release(federation)
     assert spent(federation)[0] == 3
+
+
+def test_a14_a_mended_server_step_gets_the_release_that_was_made(scene: Make, faulty: Path) -> None:
+    fault = f'fault = "server raises"\nfolder = "{faulty}"'
+    federation = private(scene, "gaussian", algorithm="faulty", arguments=fault)
+    with pytest.raises(AlgorithmError):
+        federation.run()
+    assert spent(federation)[0] == 2
+    (faulty / "mended").touch()
+    federation.open().engine.reopen(federation.run_id(), from_round=2)
+    found = federation.run()
+    assert len(found.records) == 3
+    assert [key[1] for key, _ in federation.released].count(2) == 2, "once for each attempt"
+    check_one_release(federation)
+    assert spent(federation)[0] == 3
+    assert set(federation.trained().values()) == {1}
 
 
 def test_a_ledger_has_the_release_before_it_is_made(scene: Make) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedloom.engines.remote_team import Patience
-from fedloom.engines.site_hand import Limits
+from fedloom.engines.site_hand import Limits, chosen_cpus
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="worker processes need pipes to pass on")
 Make = Callable[..., Any]
@@ -105,13 +105,48 @@ def test_b8_a_worker_that_waits_for_ever_holds_neither_round_nor_site(scene: Mak
 @pytest.mark.parametrize("fault", ["forks", slow("forks and exits"), slow("forks and waits")])
 def test_b9_what_a_task_has_started_ends_with_its_worker(fault: str, scene: Make, faulty: Path) -> None:
     federation = failing(scene, faulty, fault, limits=Limits(task_s=4.0))
+    alive: list[bool] = []
+
+    def look(site: str, verb: str, when: str, request: Any) -> bool:
+        if (site, verb, when) == ("east", "submit", "before") and request.key.round == 3:
+            alive.append(is_alive(int((faulty / "child").read_text())))
+        return False
+
+    federation.on_call = look
     found = federation.run()
     child = int((faulty / "child").read_text())
     if fault == "forks":
-        assert all(not record.failures for record in found.records) and is_alive(child)
+        assert all(not record.failures for record in found.records) and alive[0], "its worker has not ended before"
     federation.end()
     assert not is_alive(child)
     assert not children()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system lets no process choose its CPUs")
+@pytest.mark.parametrize("cpu", [1, 64])
+def test_a_worker_stays_on_the_cpus_of_its_policy_and_trains_the_same(cpu: int, scene: Make) -> None:
+    federation = scene(processes=["east"], limits=Limits(cpu=cpu), sites=2)
+    seen: set[frozenset[int]] = set()
+
+    def look(site: str, verb: str, when: str, request: Any) -> bool:
+        if (site, verb, when) == ("east", "submit", "before") and request.key.program == "train":
+            seen.update(frozenset(os.sched_getaffinity(int(each))) for each in children())
+        return False
+
+    federation.on_call = look
+    found = federation.run()
+    allowed = os.sched_getaffinity(0)
+    assert seen == {frozenset(chosen_cpus(allowed, cpu, run=found.run_id))}
+    assert [len(each) for each in seen] == [min(cpu, len(allowed))]
+    assert found.model_sha256 == federation.simulated().model_sha256
+
+
+def test_runs_begin_on_different_cpus_and_none_gets_more_than_there_are() -> None:
+    chosen = [chosen_cpus(range(8), 2, run=f"r{number}") for number in range(200)]
+    assert {len(set(each)) for each in chosen} == {2}
+    assert {cpu for each in chosen for cpu in each} == set(range(8))
+    assert max(sum(each == other for other in chosen) for each in chosen) < 60, "of 200 in 8 places, 25 are due"
+    assert chosen_cpus([3, 5], 9, run="r") == (3, 5)
 
 
 def test_b1_a_worker_is_gone_when_its_agent_was_killed(scene: Make, faulty: Path) -> None:

@@ -184,9 +184,12 @@ def test_a_site_whose_store_went_back_is_noticed_until_it_is_adopted(store: Fede
     assert hello(two, 5) == "same", "what went back is not remembered"
     store.sites.adopt(SITES[0], epoch=str(one), ledger=Head(4, "c" * 64), chain=None)
     assert hello(one, 4, "c") == "same"
-    store.sites.saw(SITES[0], ledger=Head(6, "d" * 64), chain=None)
-    with pytest.raises(StoreError, match=r"behind 6:d{64} .* its store was restored"):
-        store.sites.saw(SITES[0], ledger=Head(5, "c" * 64), chain=None)
+    assert store.sites.site(SITES[0]).session is not None
+    store.sites.adopt(SITES[0], epoch=str(one), ledger=Head(4, "c" * 64), chain=None)
+    assert store.sites.site(SITES[0]).session is None, "it may be of another copy"
+    store.sites.saw(SITES[0], ledger=Head(6, "d" * 64))
+    with pytest.raises(StoreError, match=r"behind 6:d{64} .* its ledger was restored"):
+        store.sites.saw(SITES[0], ledger=Head(5, "c" * 64))
 
 
 def test_a_sequence_number_goes_forward_with_its_effect_or_not_at_all(store: FederationStore) -> None:
@@ -417,12 +420,72 @@ def test_an_upload_has_one_name_and_ends_with_its_round(store: FederationStore) 
     assert store.rounds.begin_upload(task, site=SITES[0], digest=digest, length=3) == begun
     assert store.rounds.upload(begun.upload) == begun
     assert isinstance(store.rounds.begin_upload(task, site=SITES[1], digest=digest, length=3), Answer)
-    assert store.rounds.needed() == {store.blobs.put(b"order")}
+    assert store.rounds.needed() == {store.blobs.put(b"order"), digest}, "it was announced, and may have come whole"
     store.rounds.accept(message(store, SITES[0]))
     assert store.rounds.needed() == {store.blobs.put(b"order"), digest}
     store.rounds.move(KEY, "aborted")
     assert store.rounds.upload(begun.upload) is None
     assert store.rounds.needed() == frozenset()
+
+
+def test_what_sites_said_before_a_run_is_kept_until_it_has_begun(store: FederationStore) -> None:
+    store.runs.create(RUN, "r", experiment=b"{}", digest="d", request="", priority=0, at=0.0)
+    store.runs.move(RUN, "awaiting_approval")
+    offered(store)
+    said = message(store, SITES[0])
+    store.rounds.accept(said)
+    store.rounds.move(KEY, "aborted")
+    assert store.rounds.needed() == {store.blobs.put(b"order"), said.blob}
+    store.runs.move(RUN, "ready")
+    assert store.rounds.needed() == frozenset()
+
+
+def test_the_round_of_a_run_that_failed_is_kept_until_it_is_dropped(store: FederationStore) -> None:
+    store.runs.create(RUN, "r", experiment=b"{}", digest="d", request="", priority=0, at=0.0)
+    store.runs.move(RUN, "failed")
+    offered(store)
+    said = message(store, SITES[0])
+    store.rounds.accept(said)
+    store.rounds.move(KEY, "closing")
+    assert store.rounds.needed() == {store.blobs.put(b"order"), said.blob}
+    store.rounds.drop(RUN, reason="the run failed")
+    assert (store.rounds.round(KEY).stage, store.rounds.open_round(RUN)) == ("aborted", None)
+    assert store.rounds.needed() == frozenset()
+
+
+def test_rounds_that_aggregate_are_not_dropped(store: FederationStore) -> None:
+    offered(store)
+    store.rounds.move(KEY, "closing")
+    store.rounds.move(KEY, "aggregating")
+    store.rounds.drop(RUN, reason="the run failed")
+    assert store.rounds.round(KEY).stage == "aggregating", "its release may have been charged and seen"
+
+
+def test_a_run_that_failed_is_opened_again_by_reopen_alone(store: FederationStore) -> None:
+    store.runs.create(RUN, "r", experiment=b"{}", digest="d", request="", priority=0, at=0.0)
+    with pytest.raises(StoreError, match="run r1 is draft: only one that failed is opened again"):
+        store.runs.reopen(RUN, reason="mended")
+    store.runs.move(RUN, "failed", reason="it raised")
+    with pytest.raises(StoreError, match="is failed and cannot become running"):
+        store.runs.move(RUN, "running")
+    assert store.runs.reopen(RUN, reason="mended").stage == "running"
+    assert store.events.since(0)[-1].detail == {"run": "r1", "stage": "running", "reason": "mended"}
+
+
+def test_failures_in_a_row_suspend_a_site_and_one_good_round_begins_the_count_anew(store: FederationStore) -> None:
+    north, south, west = SITES
+    for number in range(1, 7):
+        good = [west, north] if number == 3 else [west]
+        failed = {south: "crashed"} if number < 3 else {}
+        out = store.sites.count(failed=failed if north in good else {**failed, north: "crashed"}, well=good, most=3)
+        assert out == ((north,) if number == 6 else ())
+    assert store.sites.suspended(north) == "its work failed in 3 rounds in a row, in the last one: crashed"
+    assert [store.sites.site(site).failures for site in SITES] == [3, 2, 0], "south was not there, which says nothing"
+    assert store.sites.suspended(south) is store.sites.suspended(ClientId("nobody")) is None
+    store.sites.suspend(north, None)
+    assert store.sites.count(failed={north: "crashed"}, well=[], most=3) == ()
+    assert store.sites.count(failed=dict.fromkeys([north], "crashed"), well=[], most=None) == ()
+    assert store.sites.site(north).failures == 2
 
 
 def test_a_round_that_is_opened_again_finds_everything_as_it_was(folder: Path) -> None:

@@ -297,3 +297,63 @@ def test_a_lost_file_is_not_made_anew(folder: Path, lost: str) -> None:
     with pytest.raises(StoreError, match="is missing"):
         SiteStore(folder)
     assert not (folder / lost).exists()
+
+
+def test_a_run_is_kept_until_it_has_ended_and_waits_while_something_of_it_is_unsent(folder: Path) -> None:
+    with SiteStore(folder) as store:
+        assert store.kept_runs() == ()
+        store.states(RUN, LIKE).save_bytes(NORTH, b"a state")
+        assert store.kept_runs() == (RUN,)
+        store.post(Outgoing(**KEY._asdict(), step=0, kind="refused", detail="NO_DATA"))
+        assert store.kept_runs() == (), "it is sent first"
+        store.submitted(KEY, 0, "ACCEPTED")
+        assert store.kept_runs() == (RUN,)
+        store.end_run(RUN)
+        assert store.kept_runs() == ()
+
+
+def test_numbers_that_another_store_has_used_are_skipped(folder: Path) -> None:
+    with SiteStore(folder) as store:
+        store.skip_numbers("r1", 64)
+        assert store.reserve_numbers("r1", 2) == 65
+        store.skip_numbers("r1", 40)
+        assert store.reserve_numbers("r1", 1) == 67
+
+
+def test_a_store_that_was_put_back_does_not_go_on_from_what_was_seen_of_it_however_often_it_is_started(
+    folder: Path, tmp_path: Path
+) -> None:
+    with SiteStore(folder) as store, Ledger.open_or_create(store.ledger_path):
+        pass
+    shutil.copytree(folder, tmp_path / "backup")
+    with SiteStore(folder) as store:
+        store.saw_data(RUN, "ward", "f1")
+        seen, ledger = str(store.events.head()), str(store.ledger_head())
+        store.check_goes_on(ledger=ledger, chain=seen)
+    with SiteStore(folder) as store:
+        store.check_goes_on(ledger=ledger, chain=seen)
+        store.check_goes_on(ledger=None, chain=None)
+    for _ in range(5):
+        with SiteStore(tmp_path / "backup") as back:
+            assert back.events.head().rows > 0
+    with SiteStore(tmp_path / "backup") as back:
+        assert back.events.head().rows > int(seen.partition(":")[0]), "its count shows nothing"
+        with pytest.raises(StoreError, match="do not go on from"):
+            back.check_goes_on(ledger=None, chain=seen)
+        with pytest.raises(StoreError, match="counted 9 rows and there are 1"):
+            back.check_goes_on(ledger=f"9:{'ab' * 32}", chain=None)
+        back.ledger_path.unlink()
+        with pytest.raises(StoreError, match="is missing, and 9 rows of it were seen"):
+            back.check_goes_on(ledger=f"9:{'ab' * 32}", chain=None)
+        assert back.ledger_head() is None
+
+
+def test_a_coordinator_that_does_not_go_on_from_what_was_seen_has_gone_back(folder: Path) -> None:
+    one = before_first().next()
+    two = one.next()
+    with SiteStore(folder) as store:
+        store.saw_coordinator("c", epoch=str(one), ledger=None, chain=Head(3, "a" * 64))
+        with pytest.raises(StoreWentBack, match=r"does not go on from .* fedloom site adopt SITE --coordinator"):
+            store.saw_coordinator("c", epoch=str(two), ledger=None, chain=Head(9, "b" * 64), goes_on=False)
+        store.adopt_coordinator("c", epoch=str(two), ledger=None, chain=Head(9, "b" * 64))
+        assert store.saw_coordinator("c", epoch=str(two), ledger=None, chain=Head(9, "b" * 64)) == "same"

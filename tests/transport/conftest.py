@@ -158,6 +158,18 @@ class Coordinator:
         self._note("approve", caller, request)
         return verbs.Noted()
 
+    def recall(self, caller: Caller, request: verbs.Recall) -> verbs.Recalled:
+        self._note("recall", caller, request)
+        return verbs.Recalled()
+
+    def record(self, caller: Caller, request: verbs.Record) -> verbs.RecordReply:
+        self._note("record", caller, request)
+        return verbs.RecordReply(store_epoch="0f0f0f0f0f0f0f0f:1:abababababababab")
+
+    def adopt(self, caller: Caller, request: verbs.Adopt) -> verbs.Noted:
+        self._note("adopt", caller, request)
+        return verbs.Noted()
+
     def goodbye(self, caller: Caller, request: verbs.Goodbye) -> verbs.Noted:
         self._note("goodbye", caller, request)
         return verbs.Noted()
@@ -239,6 +251,10 @@ class Coordinator:
 
     def revoke(self, caller: Caller, request: admin.Revoke) -> verbs.Noted:
         self._note("revoke", caller, request)
+        return verbs.Noted()
+
+    def readmit(self, caller: Caller, request: admin.Readmit) -> verbs.Noted:
+        self._note("readmit", caller, request)
         return verbs.Noted()
 
     def health(self, caller: Caller, request: admin.Health) -> admin.HealthReply:

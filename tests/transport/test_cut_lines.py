@@ -239,3 +239,26 @@ def test_a_proxy_of_the_environment_is_used_and_can_be_gone_round(
         assert len(proxy.asked) == 1
     finally:
         proxy.close()
+
+
+def test_a_connection_that_another_thread_gives_up_before_its_use_is_made_anew(
+    federation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with federation.client(patience_s=None) as client:
+        get, given_up = client._channels.get, []
+
+        def lost_to_another(path: Any) -> Any:
+            found = get(path)
+            if len(given_up) < 3 and path not in given_up[-1:]:
+                given_up.append(path)
+                client._channels.drop(path, found)  # as a heartbeat does whose line is down
+            return found
+
+        monkeypatch.setattr(client._channels, "get", lost_to_another)
+        client.claim(verbs.Claim(session="s", task="t", retry=0))
+        blob = verbs.Blob(digest=hashlib.sha256(DATA).digest(), length=len(DATA))
+        request = verbs.BeginUpload(session="s", task="t", retry=0, blob=blob)
+        assert client.upload(request, lambda offset, size: DATA[offset : offset + size]).done
+        federation.coordinator.blobs[blob.digest] = DATA
+        assert client.fetch(blob, largest=len(DATA)) == DATA
+        assert len(given_up) == 3

@@ -177,6 +177,9 @@ def test_every_verb_arrives_and_is_answered(federation: Any) -> None:
     assert site.submit(verbs.Submit(session="s", task="t", key=KEY, blob=BLOB)).verdict == "ACCEPTED"
     site.fail(verbs.Fail(session="s", task="t", key=KEY, kind="crashed", error="ValueError", where="a.py:3"))
     site.approve(verbs.Approve(session="s", run="r1", digest=b"d" * 32, approved=True))
+    assert site.recall(verbs.Recall()).events_head is None
+    assert site.record(verbs.Record()).took is None
+    site.adopt(verbs.Adopt(store_epoch="e"))
     site.goodbye(verbs.Goodbye(session="s", reason="stopped"))
     kim.create_run(admin.CreateRun(request="q", name="heart", experiment=b"{}", digest=b"d" * 32))
     kim.approve_run(admin.ApproveRun(request="q", run="r1", digest=b"d" * 32))
@@ -187,6 +190,7 @@ def test_every_verb_arrives_and_is_answered(federation: Any) -> None:
     kim.list_sites(admin.ListSites())
     kim.invite_site(admin.InviteSite(request="q", organisation="lab", client="south"))
     kim.revoke(admin.Revoke(request="q", client="south", reason="left"))
+    kim.readmit(admin.Readmit(request="q", client="south"))
     kim.health()
     assert [event.sequence for event in kim.watch_run(admin.WatchRun(run="r1", since=1))] == [1, 2]
     asked = {type(request).__name__ for _, request in federation.coordinator.asked}

@@ -74,11 +74,11 @@ def test_no_message_can_be_larger_than_the_line_allows() -> None:
 
 
 def test_every_verb_has_a_method_of_its_own_and_a_role() -> None:
-    assert len({verb.path for verb in VERBS}) == len({verb.method for verb in VERBS}) == len(VERBS) == 23
+    assert len({verb.path for verb in VERBS}) == len({verb.method for verb in VERBS}) == len(VERBS) == 27
     assert all(verb.roles for verb in VERBS)
     assert {verb.request.__name__ for verb in VERBS if "site" in verb.roles} == {
         "Hello", "Poll", "Claim", "Decline", "Heartbeat", "BeginUpload", "Upload", "Fetch", "Submit", "Fail", "Approve",
-        "Goodbye", "Health",
+        "Recall", "Record", "Adopt", "Goodbye", "Health",
     }  # fmt: skip
 
 

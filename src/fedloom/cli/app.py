@@ -87,6 +87,10 @@ def resume(
         typer.Option("--set", metavar="KEY=VALUE", help="Change the stop: stop.rounds=200. All else stays."),
     ] = None,
     output: Folder = Path("runs"),
+    from_round: Annotated[
+        int | None,
+        typer.Option("--from-round", metavar="N", min=1, help="Of a coordinator's run: N failed, and was mended."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Continue a run that was interrupted, paused or killed, to the same bytes."""
@@ -94,11 +98,11 @@ def resume(
         if (output / COORDINATOR).exists():
             from fedloom.cli.federated import resume as let_go_on
 
-            let_go_on(output, run, json=json)
+            let_go_on(output, run, from_round=from_round, json=json)
             return
         from fedloom.cli.run import resume_run
 
-        resume_run(run, overrides or [], output=output, json=json)
+        resume_run(run, overrides or [], output=output, from_round=from_round, json=json)
 
 
 @app.command()
@@ -287,12 +291,20 @@ Handed = Annotated[str | None, typer.Argument(metavar="[RUN]", help="An id, its 
 
 
 @app.command()
-def logs(folder: CoordinatorFolder, run: Handed = None, json: Json = False) -> None:
-    """Print what has happened in a run of a coordinator, and what happens until its end."""
+def logs(
+    folder: CoordinatorFolder,
+    run: Handed = None,
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what happens, until the run's end.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print what has happened in a run of a coordinator."""
     with exit_on_error(json=json):
-        from fedloom.cli.federated import logs as follow
+        from fedloom.cli.federated import logs as look
 
-        follow(folder, run, json=json)
+        look(folder, run, until="end" if follow else "now", json=json)
 
 
 @app.command()
@@ -333,9 +345,12 @@ def doctor(
 def list_(output: Folder = Path("runs"), json: Json = False) -> None:
     """List all runs, oldest first."""
     with exit_on_error(json=json):
-        from fedloom.cli.runs import list_runs
+        from fedloom.cli.runs import list_federated_runs, list_runs
 
-        list_runs(runs_folder(output), json=json)
+        if (output / COORDINATOR).exists():
+            list_federated_runs(output, json=json)
+            return
+        list_runs(output, json=json)
 
 
 @runs.command()

@@ -56,6 +56,8 @@ class Wish:
     least: int
     deadline_s: float | None
     lost_after_s: float | None
+    approval_s: float | None = None
+    suspend_after: int | None = 3
     invited: tuple[str, ...] = ()
     """Sites whose tokens are written at once, each in a file of its own."""
 
@@ -82,7 +84,8 @@ def init(wish: Wish, *, json: bool) -> None:
         now=time.time(),
         hosts=wish.listen,
         least=wish.least,
-        patience=Patience(deadline_s=wish.deadline_s, lost_after_s=wish.lost_after_s),
+        suspend_after=wish.suspend_after,
+        patience=Patience(deadline_s=wish.deadline_s, lost_after_s=wish.lost_after_s, approval_s=wish.approval_s),
     )
     own = Member(client=ClientId(COORDINATOR), organisation=COORDINATOR, key=folder.signing_key().public)
     write_owned(folder.path / MEMBER, msgspec.json.encode(own))

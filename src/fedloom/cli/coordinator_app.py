@@ -47,6 +47,13 @@ def init(
     lost_after: Annotated[
         float | None, typer.Option("--lost-after", metavar="SECONDS", help="Of silence: a site is lost in this round.")
     ] = None,
+    approval: Annotated[
+        float | None, typer.Option("--approval", metavar="SECONDS", help="For the sites' word on a run; else no limit.")
+    ] = None,
+    suspend_after: Annotated[
+        int,
+        typer.Option("--suspend-after", metavar="N", min=0, help="Failed rounds in a row: a site is out; 0: none."),
+    ] = 3,
     json: Json = False,
 ) -> None:
     """Make the coordinator's folder: its certificate, its own key, its settings."""
@@ -64,6 +71,8 @@ def init(
             least=least,
             deadline_s=deadline,
             lost_after_s=lost_after,
+            approval_s=approval,
+            suspend_after=suspend_after or None,
             invited=tuple(invited or ()),
         )
         make(wish, json=json)
@@ -137,6 +146,19 @@ def approve(
         from fedloom.cli.coordinator import approve as say_yes
 
         say_yes(folder, fingerprints or [], root=root, yes=yes, json=json)
+
+
+@coordinator.command()
+def readmit(
+    folder: CoordinatorFolder,
+    client: Annotated[str, typer.Argument(metavar="SITE", help="The site's name in the federation.")],
+    json: Json = False,
+) -> None:
+    """Let a site in again that was suspended."""
+    with exit_on_error(json=json):
+        from fedloom.cli.operating import readmit as let_in
+
+        let_in(folder, client, json=json)
 
 
 @coordinator.command()

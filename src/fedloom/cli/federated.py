@@ -7,13 +7,14 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from fedloom.cli.listening import listening
 from fedloom.cli.operating import operator
 from fedloom.cli.output import write_json
-from fedloom.cli.run_events import described
+from fedloom.cli.run_events import described, stage_of
 from fedloom.core.component import Json
 from fedloom.engines.coordinator_folder import CoordinatorFolder
 from fedloom.engines.federation import RUNS
@@ -26,6 +27,8 @@ from fedloom.transport.client import Client
 
 ENDS = ("completed", "completed_with_warnings", "failed", "aborted")
 """Stages after which nothing of a run changes."""
+RESTS = (*ENDS, "waiting_for_sites")
+"""Stages in which nothing of a run happens until somebody does something."""
 
 
 def submit(path: Path, file: Path, overrides: Sequence[str], *, name: str | None, follow: bool, json: bool) -> None:
@@ -57,11 +60,16 @@ def submit(path: Path, file: Path, overrides: Sequence[str], *, name: str | None
 
 
 def see_through(line: Client, run: str, *, out: bool) -> None:
-    """Follow a run to its end, and print its events where somebody reads them."""
+    """Follow a run until it is over, or rests, and print its events where somebody reads them.
+
+    Why it failed, was ended or rests is not among them: ``print_end`` says that, once.
+    """
     since = 0
-    while run_at(line, run).state not in ENDS:
+    while run_at(line, run).state not in RESTS:
         for event in line.watch_run(admin.WatchRun(run=run, since=since)):
             since = event.sequence + 1
+            if stage_of(event) in ("failed", "aborted", "waiting_for_sites"):
+                break
             words = described(event)
             if out and words:
                 sys.stderr.write(words + "\n")
@@ -73,8 +81,13 @@ def print_end(place: Path, end: admin.RunAt, *, json: bool) -> None:
     """Print what came of a run, which lies at a place.
 
     Raises:
-        RunStopped: When it failed or was ended.
+        RunStopped: When it failed, was ended, or waits for its sites.
     """
+    if end.state == "waiting_for_sites":
+        raise RunStopped(
+            f"run {end.run} waits for sites: {end.reason}\nBring them back, then: fedloom resume {end.run} --output "
+            "COORDINATOR"
+        )
     if end.state in ("failed", "aborted"):
         raise RunStopped(f"run {end.run} {end.state}: {end.reason or 'without a reason'}")
     from fedloom.store.documents import read_outcome
@@ -94,8 +107,11 @@ def print_end(place: Path, end: admin.RunAt, *, json: bool) -> None:
         sys.stdout.write(f"report {report}\n")
 
 
-def logs(path: Path, run: str | None, *, json: bool) -> None:
-    """Print what has happened in a run, and what happens until it ends; of the newest run where none is named."""
+def logs(path: Path, run: str | None, *, until: Literal["now", "end"], json: bool) -> None:
+    """Print what has happened in a run, and what happens until its end if asked to; of the newest where none is named.
+
+    A coordinator that does not run has a past alone.
+    """
     folder = CoordinatorFolder(path)
     folder.settings()
     if listening(folder) is None:
@@ -105,8 +121,8 @@ def logs(path: Path, run: str | None, *, json: bool) -> None:
     with operator(folder) as line:
         since, found = 0, _named(line, run)
         while True:
-            over = run_at(line, found.run).state in ENDS
-            for event in line.watch_run(admin.WatchRun(run=found.run, since=since)):
+            over = until == "now" or run_at(line, found.run).state in ENDS
+            for event in line.watch_run(admin.WatchRun(run=found.run, since=since, until=until)):
                 since = event.sequence + 1
                 _print_event(event, json=json)
             if over:
@@ -149,12 +165,27 @@ def stop(path: Path, run: str | None, *, reason: str, pause: bool, json: bool) -
     _print_at(said, json=json)
 
 
-def resume(path: Path, run: str, *, json: bool) -> None:
-    """Let a run of a coordinator go on that was paused."""
+def resume(path: Path, run: str, *, from_round: int | None, json: bool) -> None:
+    """Let a run of a coordinator go on that was paused, waits for its sites, or failed in a round that is named."""
     folder = CoordinatorFolder(path)
     with operator(folder) as line:
-        said = line.resume(admin.Resume(request=uuid.uuid4().hex, run=_named(line, run).run))
+        found = _named(line, run)
+        said = line.resume(admin.Resume(request=uuid.uuid4().hex, run=found.run, from_round=from_round))
     _print_at(said, json=json)
+
+
+def runs_now(path: Path) -> dict[str, admin.RunAt]:
+    """Return where the runs of a coordinator stand; nothing where it does not run."""
+    folder, after, found = CoordinatorFolder(path), None, dict[str, admin.RunAt]()
+    if listening(folder) is None:
+        return found
+    with operator(folder) as line:
+        while True:
+            page = line.list_runs(admin.ListRuns(after=after))
+            found.update({each.run: each for each in page.runs})
+            if not page.more:
+                return found
+            after = page.runs[-1].run
 
 
 def run_at(line: Client, run: str) -> admin.RunAt:

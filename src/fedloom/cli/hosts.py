@@ -68,7 +68,7 @@ def start_site(path: Path, wish: SiteWish) -> None:
     ask_about_roster(folder)
     log_to_stderr(json=wish.json_log)
     with SiteHost(folder, require_pq=wish.require_pq, rehearsal=wish.rehearsal) as host:
-        mode = host.policy.approval.mode
+        mode = host.rules.last.policy.approval.mode
         _say(f"site {host.identity.client} works for {folder.anchor().federation}, approval {mode}\n")
         if wish.rehearsal:
             _say(REHEARSAL)

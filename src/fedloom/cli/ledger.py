@@ -180,7 +180,7 @@ def _print_holdings(holdings: Sequence[Holding]) -> None:
         [
             each.run,
             each.data_set,
-            "finished" if each.finished else "open",
+            ("finished" if each.finished else "open") + (", overspent" if each.overspent else ""),
             _number(each.reserved.epsilon),
             f"{each.reserved.delta:.3g}",
             f"{each.releases} of {each.most}",
@@ -235,6 +235,7 @@ def _holding(holding: Holding) -> dict[str, Json]:
         "reserved": _price(holding.reserved),
         "releases": holding.releases,
         "releases_reserved": holding.most,
+        "overspent": holding.overspent,
         "fingerprint": holding.fingerprint,
     }
 

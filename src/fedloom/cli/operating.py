@@ -103,6 +103,16 @@ def invited(folder: CoordinatorFolder, client: str, *, organisation: str, valid_
     return token.text, now + valid_s
 
 
+def readmit(path: Path, client: str, *, json: bool) -> None:
+    """Let a site in again that was suspended."""
+    with operator(CoordinatorFolder(path)) as line:
+        line.readmit(admin.Readmit(request=uuid.uuid4().hex, client=client))
+    if json:
+        write_json({"client": client})
+        return
+    sys.stdout.write(f"{client} is asked again from now on; for runs that wait: fedloom resume RUN --output {path}\n")
+
+
 def status(path: Path, *, json: bool) -> None:
     """Print what a coordinator does: its sites, its runs, who waits to join."""
     folder = CoordinatorFolder(path)
@@ -136,7 +146,7 @@ def status(path: Path, *, json: bool) -> None:
     if own is not None:
         out.write(f"its certificate holds until {at(own.not_after)}\n")
     if told is not None:
-        _print_told(told)
+        _print_told(told, path)
     for each in waiting:
         word = "approved, and not in the roster yet" if each.approved else "waits to join"
         out.write(f"{each.client} of {each.organisation} {word}: {each.fingerprint}\n")
@@ -160,16 +170,21 @@ def _told(folder: CoordinatorFolder) -> _Told | None:
         )
 
 
-def _print_told(told: _Told) -> None:
+def _print_told(told: _Told, path: Path) -> None:
     out = sys.stdout
     for fault in told.health.faults:
         out.write(f"fault: {fault}\n")
     if told.sites:
         print_table(
-            ["site", "organisation", "state", "heard", "tasks"],
-            [[each.client, each.organisation, each.state, _ago(each.heartbeat_age_s), str(each.tasks)]
+            ["site", "organisation", "state", "heard", "tasks", "failed"],
+            [[each.client, each.organisation, each.state, _ago(each.heartbeat_age_s), str(each.tasks),
+              str(each.failures)]
              for each in told.sites],
         )  # fmt: skip
+    for site in told.sites:
+        if site.state == "suspended":
+            out.write(f"{site.client} is suspended: {site.reason}\n")
+            out.write(f"to let it in again: fedloom coordinator readmit {path} {site.client}\n")
     if told.runs:
         out.write("\n")
         print_table(
@@ -177,6 +192,9 @@ def _print_told(told: _Told) -> None:
             [[each.run, each.state.replace("_", " "), str(each.round), ", ".join(each.waiting_for)]
              for each in told.runs],
         )  # fmt: skip
+    for run in told.runs:
+        if run.state == "waiting_for_sites":
+            out.write(f"{run.run} waits: {run.reason}\nwhen they are back: fedloom resume {run.run} --output {path}\n")
 
 
 def _ago(seconds: float | None) -> str:

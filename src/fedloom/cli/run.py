@@ -13,6 +13,7 @@ from fedloom.cli.report import report_of
 from fedloom.cli.stored import experiment_of, with_overrides
 from fedloom.core.component import ComponentSpec, Json
 from fedloom.engines import LocalEngine, RayEngine, RunResult
+from fedloom.errors import ConfigError, Violation
 from fedloom.experiment.config import read
 from fedloom.experiment.registry import resolve
 from fedloom.experiment.spec import Experiment
@@ -35,8 +36,23 @@ def run_file(file: Path, overrides: Sequence[str], *, output: Path | None, save_
     print_result(result, json=json, report=report_of(result))
 
 
-def resume_run(name: str, overrides: Sequence[str], *, output: Path, json: bool) -> None:
-    """Continue a run and print its summary."""
+def resume_run(name: str, overrides: Sequence[str], *, output: Path, from_round: int | None = None, json: bool) -> None:
+    """Continue a run and print its summary.
+
+    Raises:
+        ConfigError: When a round is named: such a run goes on behind its last one.
+    """
+    if from_round is not None:
+        raise ConfigError(
+            [
+                Violation(
+                    where="--from-round",
+                    path="resume",
+                    message=f"received {from_round}; {output} is no folder of a coordinator, and a run of this machine "
+                    "goes on behind its last round. Leave it out, or name the coordinator by --output",
+                )
+            ]
+        )
     folder = find(output, name)
     experiment, base, engine = experiment_of(folder)
     experiment = replace(experiment, stop=with_overrides(experiment.stop, overrides))

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from fedloom.cli.progress import in_bytes
 from fedloom.transport.admin import RunEvent
 
 _SAID = (
@@ -30,6 +31,11 @@ def described(event: RunEvent) -> str:
     return f"{time.strftime('%H:%M:%S', time.gmtime(event.time_s))}  {words}" if words else ""
 
 
+def stage_of(event: RunEvent) -> str | None:
+    """Return the stage that an event brought its run to; None: it is of something else."""
+    return str(msgspec.json.decode(event.data).get("stage")) if event.kind == "run" else None
+
+
 def _words(kind: str, data: Mapping[str, Any]) -> str:
     match kind:
         case "run":
@@ -37,6 +43,10 @@ def _words(kind: str, data: Mapping[str, Any]) -> str:
             return _with_reason(f"run is {stage.replace('_', ' ')}", data) if stage in _SAID else ""
         case "round":
             return _round(data)
+        case "record":
+            return _record(data)
+        case "suspend":
+            return f"{data.get('site')} is suspended: {data['reason']}" if data.get("reason") else ""
         case "contribution":
             return "" if data.get("kind") == "message" else f"{_which(data)}: {data.get('site')} {data.get('kind')}"
         case "too late":
@@ -56,9 +66,20 @@ def _round(data: Mapping[str, Any]) -> str:
     stage, before = data.get("stage"), data.get("phase") == -1
     if before and stage == "planned":
         return f"{_which(data)}: {', '.join(data.get('cohort', []))} are asked what they have, and whether they approve"
-    if stage == "aborted" or (stage == "committed" and data.get("program") != "evaluate"):
-        return _with_reason(f"{_which(data)} {'agreed' if before and stage == 'committed' else stage}", data)
-    return ""
+    if before and stage == "committed":
+        return f"{_which(data)} agreed"
+    return _with_reason(f"{_which(data)} aborted", data) if stage == "aborted" else ""
+
+
+def _record(data: Mapping[str, Any]) -> str:
+    """Return a line for what a round did; of one that was short its end says it all."""
+    if data.get("status") == "retried":
+        return ""
+    word = "committed" if data.get("status") == "closed" else str(data.get("status"))
+    words = [f"{_which(data)} {word}: {data.get('included')} of {data.get('invited')} sites"]
+    if data.get("loss") is not None:
+        words.append(f"loss {data['loss']:.4f}")
+    return ", ".join([*words, f"{in_bytes(int(data.get('up', 0)))} up", f"{in_bytes(int(data.get('down', 0)))} down"])
 
 
 def _which(data: Mapping[str, Any]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
 
 from fedloom import store
+from fedloom.cli.options import runs_folder
 from fedloom.cli.output import write_json
 from fedloom.cli.tables import figure, print_table
 from fedloom.store.documents import RECORD, read_head, read_outcome
@@ -27,6 +29,38 @@ def list_runs(output: Path, *, json: bool) -> None:
         for run in found
     ]
     print_table(["run", "status", "rounds", "metric", "experiment"], rows)
+
+
+def list_federated_runs(coordinator: Path, *, json: bool) -> None:
+    """Print all runs of a coordinator, oldest first: while it runs, where each stands and for whom it waits."""
+    from fedloom.cli.federated import ENDS, runs_now
+
+    found = store.list_runs(runs_folder(coordinator))
+    now = {name: at for name, at in runs_now(coordinator).items() if at.state not in ENDS}
+    if json:
+        write_json(
+            [
+                {**asdict(run), "state": now[run.run_id].state, "waiting_for": now[run.run_id].waiting_for}
+                if run.run_id in now
+                else asdict(run)
+                for run in found
+            ]
+        )
+        return
+    if not found:
+        sys.stdout.write(f"no runs in {coordinator}\n")
+        return
+    rows = [
+        [
+            run.run_id,
+            now[run.run_id].state.replace("_", " ") if run.run_id in now else run.status,
+            figure(run.rounds, 0),
+            figure(_headline(run.metrics)),
+            ", ".join(now[run.run_id].waiting_for) if run.run_id in now else "",
+        ]
+        for run in found
+    ]
+    print_table(["run", "status", "rounds", "metric", "waits for"], rows)
 
 
 def show_run(name: str, output: Path, *, json: bool) -> None:

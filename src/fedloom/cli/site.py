@@ -164,7 +164,7 @@ def show(path: Path, name: str, *, json: bool) -> None:
             out.write(f"rows here: {entry.rows} (this is told to nobody)\n")
         out.write("beside the run that was approved last:\n")
         out.writelines(f"  {line}\n" for line in changes or ("nothing differs",))
-    if entry.state != "refused":
+    if entry.state in ("waiting", "approved"):
         out.write(f"next: fedloom site approve {path} {entry.run}, or fedloom site refuse {path} {entry.run}\n")
 
 
@@ -264,7 +264,7 @@ def policy(path: Path, *, json: bool) -> None:
     out.write(f"{folder.policy_path} holds, for {found.site.name}\n")
     out.writelines(f"{key}: {value}\n" for key, value in _policy_words(found))
     if is_held(folder.store):
-        out.write("the site runs: it goes by this policy when it is started again\n")
+        out.write("the site runs: it goes by this policy from its next task on\n")
 
 
 def status(path: Path, *, json: bool) -> None:
@@ -352,8 +352,8 @@ def _run(folder: SiteFolder, name: str) -> RunId:
 
 
 def _state(folder: SiteFolder, entry: Entry) -> str:
-    if entry.state == "refused":
-        return "refused"
+    if entry.state in ("refused", "over"):
+        return entry.state
     word = approval_of(folder, entry.run)
     if word is not None and word.withdrawn:
         return "no"

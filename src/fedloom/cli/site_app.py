@@ -174,3 +174,21 @@ def pause(
         from fedloom.cli.site import pause as rest
 
         rest(folder, off=off, json=json)
+
+
+@site.command()
+def adopt(
+    folder: SiteFolder,
+    *,
+    coordinator: Annotated[
+        bool, typer.Option("--coordinator", help="The coordinator's store went back, not this site's.")
+    ] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Go on after a store was put back from a backup: what it has forgotten is charged first."""
+    with exit_on_error(json=json):
+        from fedloom.cli.site_adopt import adopt as adopt_own
+        from fedloom.cli.site_adopt import adopt_coordinator
+
+        (adopt_coordinator if coordinator else adopt_own)(folder, yes=yes, json=json)

@@ -198,7 +198,7 @@ def _submitted(line: Client, settings: Settings, name: str) -> str:
 def _kept(coordinator: CoordinatorFolder, end: admin.RunAt, output: Path) -> Path:
     """Copy what a run leaves to the folder of all runs, and return its place there."""
     source = coordinator.store / RUNS / end.run
-    if end.state in ("failed", "aborted"):
+    if not end.state.startswith("completed"):
         return source
     output.mkdir(parents=True, exist_ok=True)
     export_run(source, output / end.run)

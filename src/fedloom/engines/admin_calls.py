@@ -14,8 +14,9 @@ from fedloom.core.ids import ClientId, RunId
 from fedloom.engines.coordinator_folder import CoordinatorFolder, Ports, install_deny_list
 from fedloom.engines.desk import Desk
 from fedloom.engines.entry_calls import invite
-from fedloom.engines.federation import Federation
-from fedloom.errors import Error, StoreError, TrustError
+from fedloom.engines.federation import ABORTED, Federation
+from fedloom.engines.site_calls import HANDSHAKE
+from fedloom.errors import Error, RunStopped, StoreError, TrustError
 from fedloom.experiment.remote import RunFacts, without_rows
 from fedloom.experiment.spec import Experiment
 from fedloom.store.federation import FederationStore
@@ -27,6 +28,7 @@ from fedloom.transport.service import Caller
 
 log = logging.getLogger(__name__)
 _TICK_S = 1.0
+_MOST_WORDS = 2000
 _LOW_DISK = 256 << 20
 """Bytes below which a coordinator calls its disk full: a round of two hundred sites and models of 1 MB."""
 CONNECTED_S = 60.0
@@ -122,28 +124,46 @@ class AdminCalls:
         return self._at(self._run(request.run))
 
     def resume(self, caller: Caller, request: admin.Resume) -> admin.RunAt:
-        """Go on with a run that was paused.
+        """Go on with a run that was paused, that waits for its sites, or whose server step raised and was mended.
 
         Raises:
-            Refused: When an earlier round is asked for: nothing that was released is taken back.
+            Refused: When another round is named than the one that failed, or one is named of a run that has not, or
+                the run failed and none is named.
         """
-        if request.from_round is not None:
+        found = self._run(request.run)
+        if found.stage in ("paused", "waiting_for_sites"):
+            if request.from_round is not None:
+                raise Refused(
+                    Code.ABORTED,
+                    f"run {found.run} is {found.stage}: it goes on by itself from the round behind its last one.",
+                    remedy="Resume it without naming a round.",
+                )
+            self._move(found, "running", reason=f"resumed by {caller.client}")
+        elif found.stage == "failed":
+            self._reopen(found, request.from_round)
+        return self._at(self._run(request.run))
+
+    def _reopen(self, run: Run, from_round: int | None) -> None:
+        opened = self._store.rounds.open_round(run.run)
+        if from_round is None and opened is not None:
             raise Refused(
                 Code.ABORTED,
-                "a run goes on from its last committed round; an earlier one cannot be named yet.",
-                remedy="Hand the experiment in as a new run.",
+                f"run {run.run} failed in round {opened.round}: {run.reason}."[:_MOST_WORDS],
+                remedy=f"Mend the algorithm, start the coordinator with it, and use --from-round {opened.round}.",
             )
-        found = self._run(request.run)
-        if found.stage == "paused":
-            self._move(found, "running", reason=f"resumed by {caller.client}")
-        return self._at(self._run(request.run))
+        try:
+            self._federation.reopen(run.run, from_round=from_round or 0)
+        except (RunStopped, StoreError) as error:
+            raise Refused(Code.ABORTED, f"{error}."[:_MOST_WORDS]) from error
 
     def abort(self, caller: Caller, request: admin.Abort) -> admin.RunAt:
         """End a run now. What it has released stays counted."""
         found = self._run(request.run)
         if found.stage != "aborted":
-            self._move(found, "aborted", reason=f"{caller.client}: {request.reason}"[:2000])
-            self._desk.halt(ABORTED)  # the engine leaves the round; the host lets it go on with the next run
+            try:
+                self._federation.abort(found.run, reason=f"{caller.client}: {request.reason}"[:_MOST_WORDS])
+            except StoreError as error:
+                raise Refused(Code.ABORTED, f"{error}.") from error
         return self._at(self._run(request.run))
 
     def list_runs(self, caller: Caller, request: admin.ListRuns) -> admin.RunList:
@@ -158,12 +178,12 @@ class AdminCalls:
         return admin.RunList(runs=tuple(map(self._at, page)), more=len(runs) > len(page))
 
     def watch_run(self, caller: Caller, request: admin.WatchRun) -> Iterator[admin.RunEvent]:
-        """Yield the events of a run as they come, from a number on; ends with the run."""
+        """Yield the events of a run, from a number on: those that there are, or as they come until the run ends."""
         del caller
         run, since = self._run(request.run).run, max(0, request.since - 1)
         while True:
             seen = self._desk.version
-            over = self._run(run).stage in ends(RUN)
+            over = request.until == "now" or self._run(run).stage in ends(RUN)
             page = self._store.events.since(since)
             for event in page:
                 since = event.seq
@@ -190,7 +210,9 @@ class AdminCalls:
 
     def _at(self, run: Run) -> admin.RunAt:
         opened = self._store.rounds.open_round(run.run)
-        waiting = () if opened is None or run.stage in ends(RUN) else self.waiting_for(opened)
+        waiting: tuple[str, ...] = ()
+        if run.stage not in ends(RUN):
+            waiting = self._missing(run.run) if opened is None else self.waiting_for(opened)
         return admin.RunAt(
             run=run.run,
             name=run.name,
@@ -205,6 +227,18 @@ class AdminCalls:
         """Return the sites that an open round waits for."""
         tasks = self._store.rounds.tasks_of(opened.key)
         return tuple(sorted({task.site for task in tasks if task.stage != "settled"}))
+
+    def _missing(self, run: RunId) -> tuple[str, ...]:
+        """Return whose work was missing from a round that was short, of a run that has no round open: it waits."""
+        rounds = [each for each in self._store.rounds.rounds(run) if each.phase != HANDSHAKE]
+        last = max(rounds, key=lambda each: (each.phase, each.round, each.retry), default=None)
+        if last is None or last.stage != "aborted":
+            return ()
+        sent = self._store.rounds.contributions(last.key)
+        there = {each.site for each in sent if each.kind == "message"} - {
+            each.site for each in sent if each.kind != "message"
+        }
+        return tuple(sorted(set(last.cohort) - there))
 
     # Sites -----------------------------------------------------------------------------------------------------------
 
@@ -240,6 +274,8 @@ class AdminCalls:
             else "away",
             heartbeat_age_s=age,
             tasks=0 if come is None else len(self._store.rounds.tasks(name)),
+            failures=0 if come is None else come.failures,
+            reason=None if come is None or come.suspended is None else come.suspended[:_MOST_WORDS],
         )
 
     def invite_site(self, caller: Caller, request: admin.InviteSite) -> admin.Invitation:
@@ -287,6 +323,31 @@ class AdminCalls:
         self._desk.wake()
         return verbs.Noted()
 
+    def readmit(self, caller: Caller, request: admin.Readmit) -> verbs.Noted:
+        """Let in a site that was suspended: from now on it is invited again.
+
+        Raises:
+            Refused: When nobody of the name has come, or the root's deny list has it.
+        """
+        client = ClientId(request.client)
+        if self._folder.deny_list().denies_client(client):
+            raise Refused(
+                Code.DENIED,
+                f"the deny list has {client}: whoever is on it stays out for good.",
+                remedy="It joins anew under another name.",
+            )
+        try:
+            found = self._store.sites.site(client)
+            if found.suspended is not None:
+                with self._store.together("readmit"):
+                    self._store.sites.suspend(client, None)
+                    self._store.events.append("readmitted", {"client": client, "by": caller.client})
+        except StoreError as error:
+            raise Refused(Code.NOT_FOUND, f"{error}.") from error
+        log.warning("event=readmitted client=%s by=%s", client, caller.client)
+        self._desk.wake()
+        return verbs.Noted()
+
     def health(self, caller: Caller, request: admin.Health) -> admin.HealthReply:
         """Say whether the coordinator can work."""
         del caller, request
@@ -308,10 +369,6 @@ class AdminCalls:
         except Error as error:
             found.append(str(error)[:2000])
         return tuple(found)
-
-
-ABORTED = "a run was aborted"
-"""Why the desk halts for a moment when an operator ends a run."""
 
 
 def check_parts(experiment: Experiment, folder: CoordinatorFolder) -> None:

@@ -59,6 +59,7 @@ class CoordinatorSettings:
         ports: Where.
         patience: How long rounds wait.
         least: Sites that a run needs.
+        suspend_after: Rounds in a row in which a site's work fails before it is suspended; None: it never is.
         require_pq: Whether a key exchange that a quantum computer breaks is refused.
     """
 
@@ -68,6 +69,7 @@ class CoordinatorSettings:
     ports: Ports = field(default_factory=Ports)
     patience: Patience = field(default_factory=Patience)
     least: int = 2
+    suspend_after: int | None = 3
     require_pq: bool = False
 
 
@@ -180,6 +182,7 @@ def init_coordinator(
     now: float,
     hosts: Sequence[str] = ("[::]",),
     least: int = 2,
+    suspend_after: int | None = 3,
     patience: Patience | None = None,
 ) -> Peer:
     """Make the folder of a coordinator, with a certificate of its own.
@@ -193,6 +196,7 @@ def init_coordinator(
         now: Seconds since 1970.
         hosts: Addresses to listen at.
         least: Sites that a run needs.
+        suspend_after: Rounds in a row in which a site's work fails before it is suspended; None: it never is.
         patience: How long rounds wait.
 
     Raises:
@@ -217,6 +221,7 @@ def init_coordinator(
         ports=ports or Ports(),
         patience=patience or Patience(),
         least=least,
+        suspend_after=suspend_after,
     )
     make_folder(folder.path)
     make_folder(folder.joins)
@@ -402,7 +407,7 @@ def operator_files(folder: CoordinatorFolder, *, name: str = "local", now: float
 
 # Settings ------------------------------------------------------------------------------------------------------------
 
-_KEYS = ("federation", "names", "hosts", "least", "require_pq", "ports", "patience")
+_KEYS = ("federation", "names", "hosts", "least", "suspend_after", "require_pq", "ports", "patience")
 
 
 def _read_settings(data: bytes, *, name: str) -> CoordinatorSettings:
@@ -429,6 +434,7 @@ class _PatienceTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     deadline_s: float | None = None
     grace_s: float | None = None
     lost_after_s: float | None = None
+    approval_s: float | None = None
 
 
 class _Settings(Struct, frozen=True, kw_only=True):
@@ -436,6 +442,7 @@ class _Settings(Struct, frozen=True, kw_only=True):
     names: tuple[str, ...]
     hosts: tuple[str, ...] = ("[::]",)
     least: int = 2
+    suspend_after: int = 3
     require_pq: bool = False
     ports: _PortsTable = _PortsTable(sites=7443, entry=7444, probe=7445, health=7446)
     patience: _PatienceTable = _PatienceTable()
@@ -445,6 +452,8 @@ class _Settings(Struct, frozen=True, kw_only=True):
             raise ValueError("`names` and `hosts` each have at least one entry")
         if self.least < 1:
             raise ValueError(f"least = {self.least}: expected 1 or more")
+        if self.suspend_after < 0:
+            raise ValueError(f"suspend_after = {self.suspend_after}: expected 1 or more, or 0 to suspend nobody")
         numbers = msgspec.structs.astuple(self.ports)
         if any(not 0 <= each < 1 << 16 for each in numbers):
             raise ValueError(f"ports = {numbers}: expected numbers from 0 to 65535")
@@ -461,6 +470,7 @@ class _Settings(Struct, frozen=True, kw_only=True):
             ports=Ports(**msgspec.structs.asdict(self.ports)),
             patience=Patience(**msgspec.structs.asdict(self.patience)),
             least=self.least,
+            suspend_after=self.suspend_after or None,
             require_pq=self.require_pq,
         )
 
@@ -469,9 +479,11 @@ def _settings_text(settings: CoordinatorSettings) -> str:
     def value(one: Any) -> str:
         return msgspec.json.encode(one).decode()
 
-    lines = [f"{key} = {value(getattr(settings, key))}" for key in _KEYS[:5]]
+    known = {key: getattr(settings, key) for key in _KEYS[:6]}
+    lines = [f"{key} = {value(0 if one is None else one)}" for key, one in known.items()]
     lines += ["", "[ports]", *(f"{each.name} = {getattr(settings.ports, each.name)}" for each in fields(Ports))]
     lines += ["", "[patience]", "# deadline_s = 3600   # of a round; without it a round waits for all sites"]
+    lines += ["# approval_s = 604800   # for the sites' word on a run; without it they have as long as they need"]
     waits = {each.name: getattr(settings.patience, each.name) for each in fields(Patience)}
     lines += [f"{key} = {value(seconds)}" for key, seconds in waits.items() if seconds is not None]
     return "\n".join(lines) + "\n"

@@ -17,18 +17,17 @@ from typing import Self
 
 from msgspec import structs
 
-from fedloom.core.ids import ClientId, RunId
+from fedloom.core.ids import ClientId
 from fedloom.core.own_version import own_version
 from fedloom.core.roster import Identity
 from fedloom.engines.accounting import LEDGER
-from fedloom.engines.admin_calls import ABORTED, AdminCalls
+from fedloom.engines.admin_calls import AdminCalls
 from fedloom.engines.coordinator_folder import CoordinatorFolder, Ports, renew_coordinator
 from fedloom.engines.desk import Desk, Halted
 from fedloom.engines.entry_calls import EntryCalls
-from fedloom.engines.federation import RUNS, Federation
+from fedloom.engines.federation import ABORTED, RUNS, Federation
 from fedloom.engines.health import Durations, HealthPort, Labels, Metric, metric
 from fedloom.engines.owned_files import Followed
-from fedloom.engines.result import RunResult
 from fedloom.engines.rounds import OnRound
 from fedloom.engines.site_calls import BlobOnDisk, SiteCalls
 from fedloom.errors import Error, StoreError
@@ -37,9 +36,7 @@ from fedloom.secure.deny_list import DenyList
 from fedloom.secure.peers import COORDINATOR
 from fedloom.secure.roster import LocalIdentity, SignedRoster, roster
 from fedloom.secure.roster_pin import RosterUpdate
-from fedloom.store import RunFolder
 from fedloom.store.crash_points import Point
-from fedloom.store.documents import read_outcome
 from fedloom.store.federation import FederationStore
 from fedloom.store.ledger import Ledger
 from fedloom.transport import verbs
@@ -53,8 +50,9 @@ log = logging.getLogger(__name__)
 ROSTER_NOTICE = "ROSTER"
 """Code of the notice that names the roster in force: its SHA-256 in hexadecimal, and its length."""
 _GRACE_S = 30.0
-_RENEW_EVERY_S = 3600.0
-_STORE_PATIENCE_S = 15.0
+_TIDY_EVERY_S = 3600.0
+_KEPT_S = 86400.0
+"""Contents of the store that nothing refers to go after a day: what refers to a new one may not be written yet."""
 
 
 class CoordinatorCalls(SiteCalls):
@@ -91,6 +89,7 @@ class CoordinatorCalls(SiteCalls):
         self.list_sites = admin.list_sites
         self.invite_site = admin.invite_site
         self.revoke = admin.revoke
+        self.readmit = admin.readmit
         self.health = admin.health
 
     def authorise(self, caller: Caller) -> Refusal | None:
@@ -131,7 +130,7 @@ class CoordinatorCalls(SiteCalls):
                 sentence=f"the roster has {caller.client} of {member.organisation}, not of {caller.organisation}.",
                 remedy="Join again with a certificate of that organisation.",
             )
-        suspended = self._suspended(caller.client)
+        suspended = self._store.sites.suspended(caller.client)
         if suspended is not None:
             return Refusal(
                 code=Code.DENIED,
@@ -139,12 +138,6 @@ class CoordinatorCalls(SiteCalls):
                 remedy="Ask the coordinator's operator.",
             )
         return None
-
-    def _suspended(self, client: ClientId) -> str | None:
-        try:
-            return self._store.sites.site(client).suspended
-        except StoreError:  # it has never come; or the store is damaged, which this raises
-            return next((each.suspended for each in self._store.sites.all() if each.name == client), None)
 
     def hello(self, caller: Caller, request: verbs.Hello) -> verbs.HelloReply:
         """Open a session, and tell which lists are in force."""
@@ -167,23 +160,6 @@ class CoordinatorCalls(SiteCalls):
         if found is not None and hashlib.sha256(data).digest() == request.digest:
             return BlobOnDisk(len(data), io.BytesIO(data))
         return super().open_blob(caller, request)
-
-
-class _Engine(Federation):
-    """The engine, which says at which run it is, and leaves a run alone while the store cannot be written."""
-
-    current: RunId | None = None
-
-    def carry_on(self, run: RunId, *, sites: Sequence[ClientId], on_round: Sequence[OnRound] = ()) -> RunResult:
-        self.current = run
-        try:
-            return super().carry_on(run, sites=sites, on_round=on_round)
-        except StoreError as error:
-            log.error("run=%s the store failed, and the run waits: %s", run, error)
-            self._desk.wait(self._desk.version, timeout_s=_STORE_PATIENCE_S)
-            raise
-        finally:
-            self.current = None
 
 
 class CoordinatorHost:
@@ -232,12 +208,13 @@ class CoordinatorHost:
                 FederationStore(self.folder.store, now=now, point=_timed(self._commits))
             )
             self.desk = Desk()
-            self.federation = _Engine(
+            self.federation = Federation(
                 self.store,
                 self.desk,
                 self.members,
                 patience=self.settings.patience,
                 least=self.settings.least,
+                suspend_after=self.settings.suspend_after,
                 rehearsal=rehearsal,
             )
             self.admin = AdminCalls(
@@ -320,9 +297,10 @@ class CoordinatorHost:
 
     def __enter__(self) -> Self:
         """Begin to answer."""
+        self._let_go()
         for port in (self._health, self._entry, self._probe, self._server):
             port.start()
-        threading.Thread(target=self._renew_daily, name="renewal", daemon=True).start()
+        threading.Thread(target=self._tidy_hourly, name="tidying", daemon=True).start()
         log.info("event=serving sites=%s entry=%s probe=%s", self.ports.sites, self.ports.entry, self.ports.probe)
         return self
 
@@ -335,28 +313,15 @@ class CoordinatorHost:
         self._open.close()
 
     def serve(self, *, on_round: Sequence[OnRound] = ()) -> None:
-        """Take runs to their ends until ``stop``; the store's own faults end it.
-
-        Raises:
-            StoreError: When the store cannot be written, such as for want of space: all is as it was.
-        """
+        """Take runs to their ends until ``stop``. While the store cannot be written, what was begun waits."""
         self._idle.clear()
         try:
             while not self._stopped.is_set():
                 self.federation.serve(sites=self.sites, on_round=(*on_round, self._count, self._leave_paused))
                 if self.desk.halted == ABORTED and not self._stopped.is_set():
-                    self._close_aborted()
                     self.desk.resume()
         finally:
             self._idle.set()
-
-    def _close_aborted(self) -> None:
-        """Write into the folders of runs that an operator has ended how they ended."""
-        for run in self.store.runs.all():
-            path = self.folder.store / RUNS / run.run
-            if run.stage == "aborted" and path.exists() and read_outcome(path) is None:
-                with RunFolder.open(path) as folder:
-                    folder.finish("failed", {"status": "failed", "reason": f"aborted: {run.reason}"})
 
     def run(self, *, on_round: Sequence[OnRound] = (), ready: Callable[[], None] = lambda: None) -> int:
         """Serve until a signal: the first lets what is open end, the second does not wait. To be called once, entered.
@@ -423,12 +388,28 @@ class CoordinatorHost:
         self._bytes["up"] += record.bytes_up
         self._bytes["down"] += record.bytes_down
 
-    def _renew_daily(self) -> None:
-        while not self._stopped.wait(_RENEW_EVERY_S):
+    def _tidy_hourly(self) -> None:
+        """Let go of contents that nothing refers to, and renew the certificate when it is time."""
+        while not self._stopped.wait(_TIDY_EVERY_S):
+            self._let_go()
             try:
                 self.peer = renew_coordinator(self.folder, now=self._now())
             except Error as error:
                 log.error("event=not_renewed error=%s", error)
+
+    def _let_go(self) -> None:
+        """Delete old contents that nothing needs.
+
+        Nothing is written meanwhile: a site whose content is here already is told so in a transaction, and must find
+        it when it hands it in.
+        """
+        try:
+            with self.store.together("let go"):
+                deleted = self.store.blobs.collect(self.store.rounds.needed(), _KEPT_S, now=self._now())
+        except Error as error:
+            log.error("event=not_tidied error=%s", error)
+            return
+        log.info("event=tidied contents=%s", deleted)
 
     # Figures ---------------------------------------------------------------------------------------------------------
 

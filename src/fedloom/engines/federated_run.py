@@ -108,7 +108,7 @@ class FederatedRun:
         assert learner is not None, "training has a learner"
         self.notes.extend(getattr(learner, "notes", ()))
         self._note_privacy(plan, new=saved is None)
-        state = self._state(plan, begun if phase == plan.phase else None, journal)
+        plan, state = self._begun(plan, begun if phase == plan.phase else None, journal)
         with ExitStack() as open_accounts:
             journal.ledger = open_accounts.enter_context(account_of(self.price, self._folder, fingerprint=None))
             try:
@@ -128,8 +128,8 @@ class FederatedRun:
         known = public_answer(self.experiment, self.facts, number)
         if known is not None:
             return known[0]
-        plan = self._plan(number)
-        state = rounds.run(plan, self._state(plan, begun, rounds.journal), block=1)
+        plan, state = self._begun(self._plan(number), begun, rounds.journal)
+        state = rounds.run(plan, state, block=1)
         result: Json = msgspec.to_builtins(self._preparations[number].query.result(state.server))
         return result
 
@@ -142,12 +142,20 @@ class FederatedRun:
             self.facts = self.facts.answered(result)
         return saved.state, phase
 
-    def _state(self, plan: AnyPlan, saved: bytes | None, journal: Journal) -> RunState[Any]:
+    def _begun(self, plan: AnyPlan, saved: bytes | None, journal: Journal) -> tuple[AnyPlan, RunState[Any]]:
+        """Return a phase and where it stands.
+
+        A round that was short as often as the policy has it is opened as often again: under numbers that no retry has
+        had, because they name what is drawn.
+        """
         fresh = initial_state(plan, prepared=self.facts.prepared, records=len(journal.records))
         if saved is None:
-            return fresh
-        state = decode_state(saved, fresh)
-        return replace(state, retry=0) if state.retry > plan.policy.retries else state
+            return plan, fresh
+        state, times = decode_state(saved, fresh), plan.policy.retries + 1
+        if state.retry < times:
+            return plan, state
+        policy = replace(plan.policy, retries=(state.retry // times + 1) * times - 1)
+        return replace(plan, policy=policy), state
 
     def _note_privacy(self, plan: AnyPlan, *, new: bool) -> None:
         if self._secret is None:

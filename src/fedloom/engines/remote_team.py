@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, get_args
@@ -15,7 +15,7 @@ from fedloom.core.ids import ClientId, RoundNumber, RunId
 from fedloom.core.messages import Failure, FailureKind, Program
 from fedloom.engines.desk import Desk
 from fedloom.engines.teams import Orders
-from fedloom.errors import Error
+from fedloom.errors import AlgorithmError, Error
 from fedloom.experiment.plan import AnyPlan
 from fedloom.experiment.remote import RunFacts
 from fedloom.runtime.coordinator import Coordinator
@@ -29,6 +29,9 @@ from fedloom.store.transitions import ACCEPTING
 log = logging.getLogger(__name__)
 _TICK_S = 1.0
 """Deadlines and leases are looked at so often, whatever comes in."""
+_AGAIN_S = 1.0
+_AGAIN_MOST_S = 60.0
+"""A round that was short is opened again after 1 s, then 2, 4 and so on up to a minute: sites may be coming back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,8 @@ class Patience:
     """After the last site of the quorum, before the others are late; None: they are waited for until the deadline."""
     lost_after_s: float | None = None
     """Without a word of a site that has a task, or was offered one, before it is lost in this round; None: never."""
+    approval_s: float | None = None
+    """For the word of the sites on a run, while its coordinator is up; None: for as long as it takes."""
 
 
 class RemoteTeam:
@@ -48,6 +53,16 @@ class RemoteTeam:
 
     A round that is carried out again after a crash asks nobody twice: what is in the store is taken from there, in the
     order in which it was written down.
+
+    Args:
+        store: The coordinator's.
+        desk: Woken by what comes in.
+        run: Whose rounds these are.
+        facts: What its sites have agreed on.
+        patience: How long rounds wait.
+        on_wait: Called whenever a round waits, with its name and whom it waits for.
+        gone: Says who of those that are waited for may not take part any more, and why: what cannot come is not waited
+            for.
     """
 
     def __init__(
@@ -59,22 +74,24 @@ class RemoteTeam:
         *,
         patience: Patience | None = None,
         on_wait: Callable[[RoundKey, Sequence[ClientId]], None] = lambda _key, _sites: None,
+        gone: Callable[[Collection[ClientId]], Mapping[ClientId, str]] = lambda _waiting: {},
     ) -> None:
         self._store = store
         self._desk = desk
         self._run = run
         self._facts = facts
-        self._phase_facts: Digest | None = None
+        self._phase_facts: RunFacts | None = None
         self._patience = Patience() if patience is None else patience
         self._on_wait = on_wait
+        self._gone = gone
         self._key: RoundKey | None = None
         self._step = 0
         self._counted = 0.0
+        self._short = 0
 
     def begin(self, plan: AnyPlan, prepared: Sequence[Json]) -> None:
-        """Lay out what sites need to make the plan of a phase."""
-        facts = structs.replace(self._facts, prepared=tuple(prepared[: plan.phase]))
-        self._phase_facts = self._store.blobs.put(facts.canonical)
+        """Take note of what sites need to make the plan of a phase."""
+        self._phase_facts = structs.replace(self._facts, prepared=tuple(prepared[: plan.phase]))
 
     def work(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], orders: Orders, *, block: int) -> None:
         """Ask the sites for a round, and fold what they answer."""
@@ -84,14 +101,27 @@ class RemoteTeam:
             return
         key = RoundKey(self._run, plan.phase, first.program, first.round, first.retry)
         self._tidy(key)
+        self._let_time_pass(key)
         self._store.rounds.plan(key, cohort=tuple(orders), deadline_s=self._patience.deadline_s)
         self._key, self._step, self._counted = key, 0, self._desk.clock()
         digests = self._put_orders(orders)
-        told = self._phase_facts
-        assert told is not None, "a phase begins before its rounds"
-        self._store.rounds.offer(key, 0, {client: (digests[orders[client].committed], told) for client in orders})
+        assert self._phase_facts is not None, "a phase begins before its rounds"
+        told = self._store.blobs.put(self._phase_facts.canonical)  # anew for each: between rounds nothing refers to it
+        asked = {client: (digests[orders[client].committed], told) for client in orders}
+        self._check_unchanged(key, asked)
+        self._store.rounds.offer(key, 0, asked)
         self._desk.wake()
         self._gather(plan, coordinator, key, 0, tuple(orders))
+
+    def _check_unchanged(self, key: RoundKey, asked: Mapping[ClientId, tuple[Digest, Digest]]) -> None:
+        """Refuse to go on with a round by an algorithm that asks something else than its sites have answered."""
+        for task in self._store.rounds.tasks_of(key):
+            if task.step == 0 and task.inputs != asked[task.site]:
+                raise AlgorithmError(
+                    f"round {key.round}: {task.site} would be asked something else now than it was: the algorithm has "
+                    "changed in more than its server step. Install the package as it was, but for that step; or hand "
+                    "the experiment in as a new run"
+                )
 
     def converse(self, plan: AnyPlan, coordinator: Coordinator[Any, Any, Any], sends: Sequence[Send]) -> None:
         """Take messages of an interactive sum to their sites, and their answers into the round."""
@@ -116,6 +146,7 @@ class RemoteTeam:
 
     def settle(self, *, again: bool) -> None:
         """Write down what became of the round, after its state."""
+        self._short = self._short + 1 if again else 0
         if self._key is not None:
             self._end(self._key, again=again)
             self._desk.wake()
@@ -131,6 +162,19 @@ class RemoteTeam:
             if self._store.rounds.round(key).stage == "closing":
                 self._store.rounds.move(key, "aggregating")
             self._store.rounds.move(key, "committed")
+
+    def _let_time_pass(self, key: RoundKey) -> None:
+        """Wait before a round that was short is opened again."""
+        if not self._short:
+            return
+        seconds = min(_AGAIN_MOST_S, _AGAIN_S * 2.0 ** (self._short - 1))
+        log.warning("round=%s retry=%s is opened in %g s: the one before was short", key.round, key.retry, seconds)
+        until = self._desk.clock() + seconds
+        while (left := until - self._desk.clock()) > 0:
+            self._desk.check()
+            seen = self._desk.version
+            self._on_wait(key, ())
+            self._desk.wait(seen, timeout_s=min(_TICK_S, left))
 
     def leave(self) -> None:
         """Say that the run is at its end: its last round is, too."""
@@ -163,6 +207,7 @@ class RemoteTeam:
         """Fold what comes of a step until every site that was asked has answered or is given up."""
         waiting = set(asked)
         since = self._desk.clock()
+        looked: float | None = None
         needed = plan.policy.needed(len(asked))
         quorum_at: float | None = None
         while waiting:
@@ -180,6 +225,9 @@ class RemoteTeam:
                 quorum_at = now
             self._look_after(key)
             given_up = self._given_up(key, step, waiting, since=since, quorum_at=quorum_at, now=now)
+            if looked is None or now - looked >= _TICK_S:
+                looked = now
+                given_up = self._dismiss(key, step, waiting) or given_up
             if not given_up:
                 self._on_wait(key, sorted(waiting))
                 self._desk.wait(seen, timeout_s=_TICK_S)
@@ -206,6 +254,13 @@ class RemoteTeam:
             elif self._is_lost(site, since=since, now=now):
                 detail = f"nothing was heard of the site for {patience.lost_after_s:g} s"
                 any_ = self._store.rounds.give_up(key, step, site, kind="lost", detail=detail) or any_
+        return any_
+
+    def _dismiss(self, key: RoundKey, step: int, waiting: Collection[ClientId]) -> bool:
+        """Write down who cannot answer because it may not take part any more; return whether there is anybody."""
+        any_ = False
+        for site, why in sorted(self._gone(waiting).items()):
+            any_ = self._store.rounds.give_up(key, step, site, kind="lost", detail=why) or any_
         return any_
 
     def _spend(self, key: RoundKey, now: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,14 +30,14 @@ from fedloom.core.wire import WireType
 from fedloom.engines.pipes import log_again
 from fedloom.engines.secrets import rehearsed_secret
 from fedloom.engines.signed_offers import check_offer
-from fedloom.engines.site_calls import HANDSHAKE, round_key
+from fedloom.engines.site_calls import ADOPT, HANDSHAKE, round_key
 from fedloom.engines.site_gate import Gate, OpenGate, Refusing, Undecided
 from fedloom.engines.site_hand import Limits, SiteHand, WorkerGone
 from fedloom.engines.site_messages import Looked, SiteSetup, Train, Trained, wire_of
 from fedloom.engines.site_post import Post, Submission
+from fedloom.engines.site_runs import KeptExperiments, aggregator_of, read_experiment
 from fedloom.entropy import fresh_secret
-from fedloom.errors import CodecError, Error, PlanError, TrustError
-from fedloom.experiment.registry import resolve
+from fedloom.errors import CodecError, Error, PlanError, StoreError, TrustError
 from fedloom.experiment.remote import RunFacts, read_facts
 from fedloom.experiment.spec import Experiment
 from fedloom.runtime.on_the_wire import decode_request
@@ -46,6 +46,7 @@ from fedloom.secure.envelopes import Seen, body_digest
 from fedloom.secure.peers import COORDINATOR
 from fedloom.store.epochs import head_text
 from fedloom.store.federation_rows import RoundKey
+from fedloom.store.ledger_head import parse_head
 from fedloom.store.site_rows import Order, Outgoing
 from fedloom.store.site_store import SiteStore
 from fedloom.transport import verbs
@@ -63,6 +64,10 @@ _HELD_S = 2.0
 
 class Line(Submission, Protocol):
     """The line to the coordinator: what ``transport.client.Client`` is."""
+
+    def recall(self, request: verbs.Recall) -> verbs.Recalled:
+        """Ask what was seen of this site's store last."""
+        ...
 
     def hello(self, request: verbs.Hello) -> verbs.HelloReply:
         """Open a session."""
@@ -164,7 +169,7 @@ class SiteAgent:
         roster: Whom the operator has approved.
         data: By the digest of an experiment's data: where the rows lie.
         judge: Whether a run may happen here.
-        limits: What a worker may take.
+        limits: What a worker that begins may take.
         rehearsal: Draw secrets from the seed: synthetic or public data only.
         now: The present, for expiries.
         hand: What trains for a run.
@@ -182,7 +187,7 @@ class SiteAgent:
         roster: Callable[[], Roster],
         data: Callable[[Experiment], SiteData],
         judge: Judge,
-        limits: Limits | None = None,
+        limits: Callable[[], Limits] = Limits,
         rehearsal: bool = False,
         now: Callable[[], float] = time.time,
         hand: MakeHand = SiteHand,
@@ -199,11 +204,12 @@ class SiteAgent:
         self._judge = judge
         self._gate: Gate = OpenGate() if gate is None else gate
         self._held: dict[str, verbs.Offer] = {}
-        self._limits = Limits() if limits is None else limits
+        self._limits = limits
         self._rehearsal = rehearsal
         self._now = now
         self._make_hand = hand
         self._runs: dict[str, _Work] = {}
+        self._experiments = KeptExperiments(store.folder / "experiments")
         self._inputs: dict[bytes, bytes] = {}
         self._post = Post(line, store, identity, roster=roster, now=now, inline=inline)
         self._quiet_s = 0.0
@@ -245,9 +251,14 @@ class SiteAgent:
         for out in self._store.unsubmitted():
             self._post.send_again(self._session, out)
         wait_s = min(self._poll_s, _HELD_S) if self._held else self._poll_s
-        offers = self._line.poll(verbs.Poll(session=self._session, wait_s=wait_s, known=tuple(self._held)))
+        kept = self._store.kept_runs()[:200]
+        asked = verbs.Poll(session=self._session, wait_s=wait_s, known=tuple(self._held), runs=kept)
+        offers = self._line.poll(asked)
         for gone in offers.cancelled:
             self._held.pop(gone, None)
+        for run in offers.ended:
+            if run in kept:
+                self._end_run(RunId(run))
         again = [offer for offer in self._held.values() if self._gate.ready(RunId(offer.key.run))]
         self._rest(offers, wait_s)
         done = 0
@@ -277,6 +288,17 @@ class SiteAgent:
             if run not in runs:
                 work.hand.close()
 
+    def _end_run(self, run: RunId) -> None:
+        """Let go of a run that is over. The rows go last: until then a poll names the run, and it is ended again."""
+        work = self._runs.pop(run, None)
+        if work is not None:
+            work.hand.close()
+        self._held = {task: offer for task, offer in self._held.items() if offer.key.run != run}
+        self._gate.finish(run)
+        self._experiments.forget(run)
+        self._store.end_run(run)
+        log.info("run=%s is over: nothing is kept of it", run)
+
     def stop(self) -> None:
         """Ask the agent to end after what it is at."""
         self._stopping.set()
@@ -284,9 +306,7 @@ class SiteAgent:
     def close(self) -> None:
         """End the workers, and the session if there is one."""
         self._stopping.set()
-        for work in self._runs.values():
-            work.hand.close()
-        self._runs.clear()
+        self._end_workers()
         self.leave()
 
     def leave(self) -> None:
@@ -299,17 +319,34 @@ class SiteAgent:
                 log.info("the session could not be ended: %s", error)
 
     def _hello(self) -> None:
+        self._check_own_store(self._line.recall(verbs.Recall()))
+        seen = self._store.coordinator(COORDINATOR)
         reply = self._line.hello(
             verbs.Hello(
                 federation=self._roster().federation,
                 version=own_version(),
                 store_epoch=str(self._store.epoch),
+                ledger_head=head_text(self._store.ledger_head()),
                 events_head=head_text(self._store.events.head()),
+                seen_events=None if seen is None else seen.chain,
             )
         )
-        self._store.saw_coordinator(COORDINATOR, epoch=reply.store_epoch, ledger=None, chain=None)
+        self._store.saw_coordinator(
+            COORDINATOR,
+            epoch=reply.store_epoch,
+            ledger=None,
+            chain=None if reply.events_head is None else parse_head(reply.events_head),
+            goes_on=reply.goes_on,
+        )
         self._session = reply.session
         self._poll_s, self._heartbeat_s = reply.poll_s, reply.heartbeat_s
+
+    def _check_own_store(self, seen: verbs.Recalled) -> None:
+        """Stop a store that does not have what was seen of it: it was put back, however often it was started since."""
+        try:
+            self._store.check_goes_on(ledger=seen.ledger_head, chain=seen.events_head)
+        except StoreError as error:
+            raise Denied(Code.LOST_STATE, f"{error}.", remedy=ADOPT) from error
 
     def _beat(self) -> None:
         while not self._stopping.wait(self._heartbeat_s):
@@ -402,6 +439,8 @@ class SiteAgent:
             due = 2 if with_facts else 1
             if len(inputs) != due:
                 raise CodecError(f"a task of this kind comes with {due} contents, this one with {len(inputs)}")
+            if self._gate.follow(key.run):
+                self._end_workers()
             if key.phase == HANDSHAKE:
                 return self._handshake(key, step, inputs)
             return self._sum(key, step, inputs[0]) if step else self._order(key, inputs[0], read_facts(inputs[1]))
@@ -433,7 +472,7 @@ class SiteAgent:
         self._gate.allow(key, 0, facts)
         work = self._runs.get(key.run)
         if work is None:
-            work = self._work(key.run, self._experiment(key.run))
+            work = self._work(key.run, self._experiments.read(key.run))
         self._store.end_earlier(key)
         states = self._store.states(key.run, like=None)  # type: ignore[arg-type]
         secret = None if self._rehearsal else fresh_secret().stored()
@@ -500,7 +539,7 @@ class SiteAgent:
     def _sum(self, key: RoundKey, step: int, request: bytes) -> Outgoing:
         work = self._runs.get(key.run)
         if work is None:
-            work = self._work(key.run, self._experiment(key.run))
+            work = self._work(key.run, self._experiments.read(key.run))
         self._gate.allow(key, step, None)
         aggregator: Any = self._aggregator(work, key.program)
         if not aggregator.interactive:
@@ -529,60 +568,30 @@ class SiteAgent:
 
     def _work(self, run: RunId, experiment: bytes) -> _Work:
         if run not in self._runs:
-            self._keep_experiment(run, experiment)
-            try:
-                built = Experiment.from_json(msgspec.json.decode(experiment))
-            except (
-                Error,
-                msgspec.MsgspecError,
-                AttributeError,
-                TypeError,
-                ValueError,
-                LookupError,
-                RecursionError,
-            ) as error:
-                raise PlanError(f"run {run}: what was sent is no experiment: {error}") from error
+            self._experiments.keep(run, experiment)
+            built = read_experiment(run, experiment)
             data = self._data(built)
             setup = SiteSetup(
+                run=run,
                 experiment=experiment,
                 base=str(data.base),
                 client=self._identity.client,
                 source=msgspec.json.encode(data.source),
                 columns=data.columns,
             )
-            self._runs[run] = _Work(
-                built, built.digest, data, self._make_hand(setup, limits=self._limits, moved=self._has_moved)
-            )
+            hand = self._make_hand(setup, limits=self._limits(), moved=self._has_moved)
+            self._runs[run] = _Work(built, built.digest, data, hand)
         return self._runs[run]
 
-    def _keep_experiment(self, run: RunId, experiment: bytes) -> None:
-        folder = self._store.folder / "experiments"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{body_digest(run.encode()).hex()}.json"
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(experiment)
-            temporary.replace(path)
-
-    def _experiment(self, run: RunId) -> bytes:
-        path = self._store.folder / "experiments" / f"{body_digest(run.encode()).hex()}.json"
-        if not path.exists():
-            raise PlanError(f"run {run} was never shown to this site")
-        return path.read_bytes()
+    def _end_workers(self) -> None:
+        """End the workers, so that the next are begun by the rules of now."""
+        for work in self._runs.values():
+            work.hand.close()
+        self._runs.clear()
 
     def _aggregator(self, work: _Work, program: Program) -> Aggregator:
-        """Return what adds up a program's vectors, as the experiment says: nothing else of it is built here."""
         if program not in work.aggregators:
-            pipeline: Any = work.experiment.pipeline
-            if program == "evaluate" and work.experiment.metrics_pipeline is not None:
-                pipeline = work.experiment.metrics_pipeline
-            found = pipeline.arguments.get("aggregator") if isinstance(pipeline, ComponentSpec) else pipeline.aggregator
-            if isinstance(found, Mapping):
-                found = msgspec.convert(found, type=ComponentSpec)
-            if found is None:
-                found = ComponentSpec("fedloom.aggregators", "plain_sum", {})
-            value: Any = resolve(found, base=work.data.base) if isinstance(found, ComponentSpec) else found
-            work.aggregators[program] = value.deployed()
+            work.aggregators[program] = aggregator_of(work.experiment, program, base=work.data.base)
         return work.aggregators[program]
 
 

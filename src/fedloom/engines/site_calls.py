@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
-
-import msgspec
 
 from fedloom.core.ids import ClientId, RoundNumber, RunId
 from fedloom.core.messages import Program
 from fedloom.core.own_version import own_version
 from fedloom.core.roster import Identity, Roster
 from fedloom.engines.desk import Desk
+from fedloom.engines.signed_messages import SignedMessages
 from fedloom.engines.signed_offers import signed_offer
-from fedloom.errors import StoreError, TrustError
-from fedloom.secure.envelopes import Repeat, Seen, check_envelope, judge, read_envelope
-from fedloom.secure.peers import COORDINATOR
+from fedloom.engines.site_record import ADOPTION, SiteRecord, is_over
+from fedloom.errors import StoreError
 from fedloom.store.blobs import BlobWriter, Digest
 from fedloom.store.epochs import head_text
 from fedloom.store.federation import FederationStore
-from fedloom.store.federation_rows import Answer, Contribution, RoundKey, Sequence, Task
+from fedloom.store.federation_rows import Answer, Contribution, RoundKey, Task
 from fedloom.store.ledger_head import parse_head
 from fedloom.transport import verbs
 from fedloom.transport.errors import Code, Refused
@@ -36,6 +35,11 @@ HANDSHAKE = -1
 """Phase of what is asked before the first round: what sites have, and whether they approve."""
 LEASE_S = 60.0
 _MOST_INLINE = 4
+ADOPT = (
+    "Put back the newest copy of it; without one, stop the site and run `fedloom site adopt`: it charges what the "
+    "coordinator remembers, and then the site takes part again."
+)
+"""What the operator of a site does whose store was put back from a backup."""
 _PROGRAMS: tuple[Program, ...] = ("train", "evaluate", "query")
 
 
@@ -84,6 +88,8 @@ class SiteCalls:
         self._inline = inline
         self._uploads: dict[str, _Upload] = {}
         self._writing = threading.Lock()
+        self._record = SiteRecord(store)
+        self._signed = SignedMessages(store, roster)
         self._waiting: dict[ClientId, object] = {}
         self._turn = threading.Lock()
 
@@ -103,13 +109,12 @@ class SiteCalls:
                 chain=None if request.events_head is None else parse_head(request.events_head),
                 at=self._now(),
             )
+            goes_on = request.seen_events is None or self._store.events.holds(parse_head(request.seen_events))
         except StoreError as error:
             raise Refused(Code.MALFORMED, str(error)) from error
         if greeting.store in ("older", "copy", "other"):
-            raise Refused(
-                Code.LOST_STATE,
-                f"the store of {caller.client} is {greeting.store} than the one that was seen here last.",
-                remedy="Put back the newest copy of its store; without one, it joins anew under another name.",
+            raise _lost_state(
+                caller.client, {"older": "older than", "copy": "a copy of", "other": "another than"}[greeting.store]
             )
         self._desk.hear(caller.client)
         self._desk.wake()
@@ -120,6 +125,7 @@ class SiteCalls:
             server_time_s=self._now(),
             store_epoch=str(self._store.epoch),
             events_head=head_text(self._store.events.head()),
+            goes_on=goes_on,
             heartbeat_s=self._heartbeat_s,
             poll_s=self._poll_s,
             tasks=tuple(self._verdict(name, caller.client) for name in request.tasks),
@@ -130,6 +136,39 @@ class SiteCalls:
         if task is None or task.site != client or task.stage == "settled":
             return verbs.Open(task=name, verdict="drop")
         return verbs.Open(task=name, verdict="continue")
+
+    def recall(self, caller: Caller, request: verbs.Recall) -> verbs.Recalled:
+        """Tell a site which heads of its store were seen last."""
+        del request
+        found = next((each for each in self._store.sites.all() if each.name == caller.client), None)
+        return verbs.Recalled() if found is None else verbs.Recalled(ledger_head=found.ledger, events_head=found.chain)
+
+    def record(self, caller: Caller, request: verbs.Record) -> verbs.RecordReply:
+        """Tell a site in which runs it had a part: by its certificate, as it has no session."""
+        try:
+            return self._record.tell(caller.client, request)
+        except StoreError as error:
+            raise Refused(Code.MALFORMED, str(error)) from error
+
+    def adopt(self, caller: Caller, request: verbs.Adopt) -> verbs.Noted:
+        """Take a site's store as it is now: its operator has charged what the record shows, and has signed for it."""
+        with self._store.together("adopt"):
+            body = verbs.signed_part(request)
+            if self._signed.answered(caller, (ADOPTION, 0, 0, 0), request.envelope, body) is None:
+                try:
+                    self._store.sites.add(caller.client, caller.organisation)
+                    self._store.sites.adopt(
+                        caller.client,
+                        epoch=request.store_epoch,
+                        ledger=None if request.ledger_head is None else parse_head(request.ledger_head),
+                        chain=None if request.events_head is None else parse_head(request.events_head),
+                    )
+                except StoreError as error:
+                    raise Refused(Code.MALFORMED, f"{error}.") from error
+                self._signed.remember(caller, request.envelope, verbs.SubmitReply(verdict="ACCEPTED"))
+        log.warning("event=adopted site=%s epoch=%s", caller.client, request.store_epoch)
+        self._desk.wake()
+        return verbs.Noted()
 
     def goodbye(self, caller: Caller, request: verbs.Goodbye) -> verbs.Noted:
         """End a session."""
@@ -177,12 +216,18 @@ class SiteCalls:
             named = {task.task for task in tasks}
             fresh = [task for task in tasks if task.task not in known][: max(1, min(request.capacity, 16))]
             gone = tuple(sorted(known - named))[:200]
+            ended = self._ended(caller.client, request.runs)
             left = until - self._desk.clock()
-            if fresh or gone or left <= 0 or self._desk.halted:
+            if fresh or gone or ended or left <= 0 or self._desk.halted:
                 again = 1.0 if self._desk.halted else 0.0
                 offers = tuple(self._offer(task) for task in fresh)
-                return verbs.Offers(offers=offers, cancelled=gone, come_back_after_s=again)
+                return verbs.Offers(offers=offers, cancelled=gone, ended=ended, come_back_after_s=again)
             self._desk.wait_for_work(seen, timeout_s=left)
+
+    def _ended(self, client: ClientId, runs: Sequence[str]) -> tuple[str, ...]:
+        """Return which runs are over, of those that a site keeps something of and was asked for something in."""
+        over = (each for each in map(RunId, runs) if is_over(self._store, each))
+        return tuple(each for each in over if self._store.sites.asked(client, each))[:64]
 
     def _offer(self, task: Task) -> verbs.Offer:
         kind = ("facts", "approve")[task.step] if task.phase == HANDSHAKE else "sum" if task.step else "order"
@@ -246,7 +291,7 @@ class SiteCalls:
         message = Contribution(
             **task.key._asdict(), step=task.step, site=task.site, kind="message", blob=Digest(request.blob.digest.hex())
         )
-        return self._take(caller, message, request.envelope, verbs.signed_part(request))
+        return self._take(caller, message, request.envelope, verbs.signed_part(request), ledger=request.ledger_head)
 
     def _keep(self, request: verbs.Submit) -> None:
         """Store the content that a message brings along."""
@@ -278,68 +323,44 @@ class SiteCalls:
             raise Refused(Code.NOT_FOUND, "there is no such task for this site.")
         return task
 
-    def _take(self, caller: Caller, sent: Contribution, envelope: bytes, body: bytes) -> verbs.SubmitReply:
+    def _take(
+        self, caller: Caller, sent: Contribution, envelope: bytes, body: bytes, *, ledger: str | None = None
+    ) -> verbs.SubmitReply:
         """Take a contribution in, once, under the signature of its sender; the desk is woken when it counts."""
         with self._store.together("take"):
-            repeated = self._checked(caller, sent, envelope, body)
+            place = sent.run, sent.round, sent.retry, sent.step
+            repeated = self._signed.answered(caller, place, envelope, body)
             if repeated is not None:
                 return repeated
+            if ledger is not None:
+                self._saw(caller.client, ledger)
             answer = self._store.rounds.accept(sent)
             reply = verbs.SubmitReply(verdict=answer.verdict, reason=answer.reason[:200] or None)
-            self._remember(caller, sent.run, envelope, reply)
+            self._signed.remember(caller, envelope, reply)
         if answer.verdict == "ACCEPTED":
             self._desk.came_in()
         elif answer.verdict == "REJECTED":
             log.warning("site=%s round=%s rejected: %s", caller.client, sent.round, answer.reason)
         return reply
 
-    def _checked(self, caller: Caller, sent: Contribution, envelope: bytes, body: bytes) -> verbs.SubmitReply | None:
-        """Check who signed a message; return the answer it was given where it has come before."""
+    def _saw(self, client: ClientId, ledger: str) -> None:
+        """Remember how far the site's ledger is: one that is put back later is noticed at its next hello."""
         try:
-            opened = read_envelope(envelope)
-            header = check_envelope(
-                opened,
-                hashlib.sha256(body).digest(),
-                self._roster(),
-                sender=caller.client,
-                receiver=ClientId(COORDINATOR),
-            )
-            if (header.run, header.round, header.retry, header.step) != (sent.run, sent.round, sent.retry, sent.step):
-                raise TrustError("the envelope is of another message", reason="changed_body")
-            last = self._store.sites.last_message(caller.client, sent.run)
-            newest = None if last is None else Seen(sequence=last.sequence, message_id=last.message, digest=last.digest)
-            judged = judge(newest, opened)
-        except TrustError as error:
-            log.warning("site=%s a message was refused: %s", caller.client, error)
-            raise Refused(Code.UNAUTHENTICATED, f"{error}.") from error
-        if isinstance(judged, Repeat) and last is not None:
-            found = msgspec.msgpack.decode(last.answer, type=verbs.SubmitReply)
-            verdict = "DUPLICATE_OK" if found.verdict == "ACCEPTED" else found.verdict
-            return verbs.SubmitReply(verdict=verdict, reason=found.reason)
-        return None
-
-    def _remember(self, caller: Caller, run: RunId, envelope: bytes, reply: verbs.SubmitReply) -> None:
-        opened = read_envelope(envelope)
-        seen = Seen(sequence=opened.header.sequence, message_id=opened.header.message_id, digest=opened.digest)
-        self._store.sites.remember(
-            Sequence(
-                sender=caller.client,
-                run=run,
-                sequence=seen.sequence,
-                message=seen.message_id,
-                digest=seen.digest,
-                answer=msgspec.msgpack.encode(reply),
-            )
-        )
+            self._store.sites.saw(client, ledger=parse_head(ledger))
+        except StoreError as error:
+            raise _lost_state(client, "older than") from error
 
     # Blobs -----------------------------------------------------------------------------------------------------------
 
     def open_blob(self, caller: Caller, request: verbs.Fetch) -> BlobOnDisk:
-        """Return a blob that one of the caller's tasks names."""
+        """Return a blob that one of the caller's tasks names, or its record."""
         digest = Digest(request.digest.hex())
         asked = {each for task in self._store.rounds.tasks(caller.client) for each in task.inputs}
         if digest not in asked or not self._store.blobs.has(digest):
-            raise Refused(Code.NOT_FOUND, "no open task of this site names such a blob.")
+            recorded = self._record.blob(caller.client, request.digest)
+            if recorded is None:
+                raise Refused(Code.NOT_FOUND, "neither an open task nor the record of this site names such a blob.")
+            return BlobOnDisk(len(recorded), io.BytesIO(recorded))
         length, reader = self._store.blobs.open(digest)
         return BlobOnDisk(length, reader)
 
@@ -433,6 +454,14 @@ class BlobOnDisk:
 
 def _no_space(error: StoreError) -> Refused:
     return Refused(Code.NO_SPACE, f"{error}.", retryable=True, retry_after_s=30.0)
+
+
+def _lost_state(client: ClientId, what: str) -> Refused:
+    return Refused(
+        Code.LOST_STATE,
+        f"the store of {client} is {what} the one that was seen here last.",
+        remedy=ADOPT,
+    )
 
 
 def _key_of(task: Task) -> verbs.TaskKey:

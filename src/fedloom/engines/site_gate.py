@@ -25,6 +25,14 @@ class Refusing(PlanError):
 class Gate(Protocol):
     """What stands between an order and the rows of a site."""
 
+    def follow(self, run: RunId) -> bool:
+        """Take in what has changed of the site's rules before a task; return whether they are others now.
+
+        Raises:
+            Undecided: While they cannot be read: nothing is allowed.
+        """
+        ...
+
     def allow(self, key: RoundKey, step: int, facts: RunFacts | None) -> None:
         """Return if a step of a round may be carried out.
 
@@ -46,9 +54,18 @@ class Gate(Protocol):
         """Return whether something has changed for a run that was undecided."""
         ...
 
+    def finish(self, run: RunId) -> None:
+        """Take in that a run is over: what was set aside for it and not used is free, and nothing more of it begins."""
+        ...
+
 
 class OpenGate:
     """Lets everything through: where the judge of a run has the only word."""
+
+    def follow(self, run: RunId) -> bool:
+        """Return False."""
+        del run
+        return False
 
     def allow(self, key: RoundKey, step: int, facts: RunFacts | None) -> None:
         """Return."""
@@ -62,3 +79,7 @@ class OpenGate:
         """Return True."""
         del run
         return True
+
+    def finish(self, run: RunId) -> None:
+        """Return."""
+        del run

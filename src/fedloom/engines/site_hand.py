@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import select
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,6 +35,8 @@ from fedloom.experiment.lifeline import lifeline
 M = TypeVar("M", bound=FromSiteWorker)
 log = logging.getLogger(__name__)
 _SERVE = "from fedloom.engines.site_worker import serve; serve()"
+_ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "VECLIB_MAXIMUM", "NUMEXPR")}
+"""With more threads some sums round differently: what a site computes must not depend on how many CPUs it gives."""
 _PATIENCE_S = 10.0
 _LOOK_S = 1.0
 """Whether a silent worker still lives is looked at so often: a process that it left behind may hold its pipe open."""
@@ -48,7 +51,23 @@ class Limits:
     task_s: float | None = None
     """For one order; a program that waits for ever lives, and says so. None: no limit."""
     memory_gb: float | None = None
-    """Of address space; None: what the system gives."""
+    """Of address space, in 10^9 bytes; None: what the system gives."""
+    cpu: int | None = None
+    """CPUs that it, and all that it starts, may run on; None: those of the agent."""
+
+
+def chosen_cpus(allowed: Iterable[int], count: int, *, run: str) -> tuple[int, ...]:
+    """Return the CPUs of one run's worker: neighbours, from a place that follows from the run's name.
+
+    Two runs begin at different places, so that they do not share one CPU while others rest.
+
+    Example:
+        >>> chosen_cpus(range(8), 2, run="r1"), chosen_cpus(range(8), 2, run="r2"), chosen_cpus([3], 2, run="r1")
+        ((5, 6), (1, 2), (3,))
+    """
+    cpus = sorted(allowed)
+    start = int.from_bytes(hashlib.sha256(run.encode()).digest()[:8], "big") % len(cpus)
+    return tuple(sorted((cpus[start:] + cpus[:start])[:count]))
 
 
 class WorkerGone(WorkerError):
@@ -104,7 +123,7 @@ class SiteHand:
 
     def _started(self) -> _Worker:
         if self._worker is None:
-            self._worker = _Worker(self._limits)
+            self._worker = _Worker(self._limits, run=self._setup.run)
             try:
                 self._worker.send(self._setup)
                 self._worker.answer(Moved, self._limits, moved=self._moved, first=True)
@@ -139,7 +158,7 @@ class SiteHand:
 class _Worker:
     """One process, its two pipes, a third by which it ends with this one, and the group of all that it starts."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, run: str) -> None:
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         self._open = ExitStack()
@@ -147,8 +166,11 @@ class _Worker:
         command = [sys.executable, "-c", _SERVE, *map(str, passed)]
         paths = os.pathsep.join(path for path in sys.path if path)
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
-        most = "" if limits.memory_gb is None else str(int(limits.memory_gb * (1 << 30)))
-        environment = {**kept, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "FEDLOOM_WORKER_BYTES": most}
+        most = "" if limits.memory_gb is None else str(int(limits.memory_gb * 1e9))
+        environment = {**kept, **_ONE_THREAD, "PYTHONPATH": paths, "FEDLOOM_WORKER_BYTES": most}
+        if limits.cpu is not None and sys.platform == "linux":  # elsewhere one thread is what there is
+            cpus = chosen_cpus(os.sched_getaffinity(0), limits.cpu, run=run)
+            environment["FEDLOOM_WORKER_CPUS"] = ",".join(map(str, cpus))
         try:
             # A group of its own, so that what a program of the user starts ends with it. No variable of the agent is
             # passed on but what a program needs to run: tokens and pass phrases stay behind.

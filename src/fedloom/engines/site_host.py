@@ -17,8 +17,8 @@ from fedloom.engines.health import HealthPort, Labels, Metric, metric
 from fedloom.engines.owned_files import Followed
 from fedloom.engines.site_agent import SiteAgent
 from fedloom.engines.site_folder import SiteFolder, check_member, follow_roster, renew
-from fedloom.engines.site_hand import Limits
 from fedloom.engines.site_judge import Examine, SiteJudge
+from fedloom.engines.site_rules import SiteRules
 from fedloom.errors import Error, StoreError, TransportError, TrustError
 from fedloom.secure.certificates import renewal_due, warnings
 from fedloom.secure.roster_pin import RosterPin
@@ -121,13 +121,7 @@ class SiteHost:
         self._now = now
         self._server_name = server_name
         self._rehearsal = rehearsal
-        self.policy = self.folder.policy()
         self.identity = self.folder.identity()
-        if self.policy.site.name != self.identity.client:
-            raise StoreError(
-                f"{self.folder.policy_path} is the policy of {self.policy.site.name!r}; this folder's certificate is "
-                f"of {self.identity.client!r}: write that name under [site]"
-            )
         check_member(self.folder)
         self._pin = Followed(self.folder.pin_path, read=lambda _: self.folder.pin())
         self._stopping = threading.Event()
@@ -154,11 +148,13 @@ class SiteHost:
         self._open = contextlib.ExitStack()
         self._open.callback(self.line.close)
         try:
+            self.folder.policy()  # what breaks a rule is told before the store counts a start
             self.store = self._open.enter_context(SiteStore(self.folder.store, now=now))
+            self.rules = SiteRules(self.folder, self.store, client=self.identity.client, now=now)
             self.judge = SiteJudge(
                 self.folder,
                 self.store,
-                self.policy,
+                self.rules,
                 client=self.identity.client,
                 rehearsal=rehearsal,
                 now=now,
@@ -226,7 +222,6 @@ class SiteHost:
                 self._stopping.wait(_AGAIN_S)
 
     def _serve_once(self) -> None:
-        limits = self.policy.limits
         agent = SiteAgent(
             self.line,
             self.store,
@@ -236,10 +231,7 @@ class SiteHost:
             judge=self.judge.judge,
             gate=self.judge,
             coordinator=lambda: self.pin().coordinator,
-            limits=Limits(
-                memory_gb=limits.memory_gb,
-                task_s=None if limits.task_minutes is None else 60.0 * limits.task_minutes,
-            ),
+            limits=lambda: self.rules.last.limits,
             rehearsal=self._rehearsal,
             now=self._now,
         )
@@ -382,6 +374,8 @@ class SiteHost:
             found.append(link.told(time.monotonic()))
         if self.folder.paused_path.exists():
             found.append("the site is paused by its operator")
+        if self.rules.fault:
+            found.append(self.rules.fault)
         try:
             self.folder.peer(self._now())
             if self.pin().member(self.identity.client) is None:

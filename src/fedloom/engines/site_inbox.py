@@ -27,7 +27,7 @@ from fedloom.secure.encoding import frame
 from fedloom.store.faults import explained
 
 _LABEL = b"fedloom/site/approval/v1"
-State = Literal["refused", "waiting", "approved"]
+State = Literal["refused", "waiting", "approved", "over"]
 
 
 class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,9 +119,10 @@ def approve_run(
     if entry.state == "refused":
         raise StoreError(
             f"run {run} is refused by the policy: {'; '.join(entry.words) or ', '.join(entry.codes)}. An approval "
-            "does not go beyond the policy: change it in site.toml, start the agent again, and have the run handed in "
-            "anew"
+            "does not go beyond the policy: change it in site.toml, and have the run handed in anew"
         )
+    if entry.state == "over":
+        raise StoreError(f"run {run} is over: there is nothing left to approve")
     if digest and digest != entry.manifest:
         raise StoreError(
             f"run {run} has the manifest {entry.manifest[:12]} now; {digest[:12]} was shown: look at it, and approve "
@@ -187,6 +188,13 @@ def taken(folder: SiteFolder, entry: Entry) -> None:
     found = manifest_of(folder, entry.run)
     if found is not None:
         write_owned(folder.inbox / "approved.json", found.canonical)
+
+
+def over(folder: SiteFolder, run: RunId) -> None:
+    """Write down that a run which had begun here is over. The entry stays, for people and for what counts by days."""
+    entry = entry_of(folder, run)
+    if entry is not None and entry.state == "approved":
+        write_owned(_home(folder, run) / "entry.json", msgspec.json.encode(structs.replace(entry, state="over")))
 
 
 def manifest_of(folder: SiteFolder, run: RunId) -> Manifest | None:

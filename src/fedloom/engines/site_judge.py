@@ -6,17 +6,16 @@ and what came of it is held against the policy and laid out for the operator. Wh
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 from msgspec import structs
 
 from fedloom.core.ids import ClientId, RunId
-from fedloom.engines.owned_files import read_owned
 from fedloom.engines.site_agent import Asked, SiteData
 from fedloom.engines.site_folder import SiteFolder
 from fedloom.engines.site_gate import Refusing, Undecided
@@ -29,12 +28,15 @@ from fedloom.engines.site_inbox import (
     entry_of,
     inbox,
     lay_out,
+    over,
     received,
     shown,
     taken,
     withdraw_run,
 )
 from fedloom.engines.site_ledger import SiteLedger
+from fedloom.engines.site_rules import SiteRules
+from fedloom.engines.site_runs import read_experiment
 from fedloom.errors import BudgetError, ComponentError, StoreError, WorkerError
 from fedloom.experiment.elsewhere import examine_elsewhere
 from fedloom.experiment.examination import Examined, Question, named_parts, run_fingerprint
@@ -61,22 +63,19 @@ class SiteJudge:
     Args:
         folder: Of the site.
         store: Of the site, open.
-        policy: As it was read when the agent began.
+        rules: Of the site: its policy as it is now, and what follows from it.
         client: The site.
         rehearsal: Whether secrets are drawn from the seed: the policy must allow it for the rows.
         now: Seconds since 1970.
         minute: Of the day, local time, at a moment.
         examine: Examines a run; by default in a process of its own.
-
-    Raises:
-        BudgetError: When the ledger counts by another policy.
     """
 
     def __init__(
         self,
         folder: SiteFolder,
         store: SiteStore,
-        policy: SitePolicy,
+        rules: SiteRules,
         *,
         client: ClientId,
         rehearsal: bool = False,
@@ -86,20 +85,41 @@ class SiteJudge:
     ) -> None:
         self._folder = folder
         self._store = store
-        self._policy = policy
+        self._rules = rules
+        self._in_force = rules.last
         self._client = client
         self._rehearsal = rehearsal
         self._now = now
         self._minute = minute or _local_minute
-        self._examine = examine or _elsewhere(policy)
-        self._ledger = SiteLedger(store.ledger_path, policy, now=now)
-        self._ledger.check()
-        self._digest = hashlib.sha256(read_owned(folder.policy_path, remedy="write a policy: site.toml")).hexdigest()
+        self._examine = examine or self._elsewhere
         self._coordinator = folder.coordinator_name
         self._waiting: dict[RunId, tuple[object, ...]] = {}
         self._anybody = self._moment()
 
+    @property
+    def _policy(self) -> SitePolicy:
+        return self._in_force.policy
+
+    @property
+    def _ledger(self) -> SiteLedger:
+        return self._in_force.ledger
+
     # What the agent asks ---------------------------------------------------------------------------------------------
+
+    def follow(self, run: RunId) -> bool:
+        """Go by the policy as it is now; return whether it is another one than before.
+
+        Raises:
+            Undecided: While it cannot be used: nothing is allowed.
+        """
+        found = self._rules()
+        if isinstance(found, str):
+            self._waiting[run] = self._stamp(run)
+            raise Undecided(found)
+        self._waiting.pop(run, None)
+        changed = found.digest != self._in_force.digest
+        self._in_force = found
+        return changed
 
     def data(self, experiment: Experiment) -> SiteData:
         """Return where the rows of a run lie, once the policy lets its code be imported.
@@ -177,6 +197,27 @@ class SiteJudge:
         except BudgetError as error:
             raise Refusing("BUDGET_EXHAUSTED", str(error)) from error
 
+    def finish(self, run: RunId) -> None:
+        """Take in that a run is over: what it did not use is free, and no task of it is carried out any more."""
+        self._ledger.finish(run)
+        over(self._folder, run)
+        self._waiting.pop(run, None)
+
+    def recall(self, run: RunId, received: bytes, facts: RunFacts) -> Entry:
+        """Return what was found of a run that had a part here, found anew where that was lost with the store.
+
+        Raises:
+            Refusing: When the policy lets none of its code be imported, or has no rows for it.
+            PlanError: When what was received is no experiment.
+        """
+        experiment = read_experiment(run, received)
+        found, agreed = entry_of(self._folder, run), structs.replace(facts, prepared=())
+        if found is not None and (found.experiment, found.facts) == (experiment.digest, agreed.digest):
+            return found
+        with suppress(Undecided):  # nothing is trained: the hour does not matter
+            self._check_visit(experiment, self._data_of(experiment))
+        return self._examined(run, experiment, received, facts)
+
     def ready(self, run: RunId) -> bool:
         """Return whether something has changed for a run that was undecided."""
         if run not in self._waiting:  # it was undecided before it had a name here
@@ -232,7 +273,9 @@ class SiteJudge:
         """Return what was found of a run: once, as long as run, facts and policy stay what they are."""
         agreed = structs.replace(facts, prepared=())
         found = entry_of(self._folder, run)
-        about = (experiment.digest, agreed.digest, self._digest)
+        about = (experiment.digest, agreed.digest, self._in_force.digest)
+        if found is not None and found.state == "over":
+            return found
         if found is not None and (found.experiment, found.facts, found.policy) == about and not _for_now(found):
             return found
         name = self._data_of(experiment)
@@ -262,7 +305,7 @@ class SiteJudge:
             run=run,
             experiment=experiment.digest,
             facts=agreed.digest,
-            policy=self._digest,
+            policy=self._in_force.digest,
             data=name,
             asked_at=self._now(),
             state="refused" if refusals else "waiting",
@@ -303,7 +346,7 @@ class SiteJudge:
         entry = entry_of(self._folder, run)
         if entry is None:
             raise Refusing("NOT_APPROVED", f"run {run} was never judged here")
-        if entry.policy == self._digest:
+        if entry.policy == self._in_force.digest or entry.state == "over":
             return entry
         raw, facts = received(self._folder, run)
         experiment = Experiment.from_json(msgspec.json.decode(raw))
@@ -315,8 +358,10 @@ class SiteJudge:
 
         Raises:
             Undecided: When the operator has not said.
-            Refusing: When the operator has said no, or the budget does not reach.
+            Refusing: When the operator has said no, the budget does not reach, or the run is over.
         """
+        if entry.state == "over":
+            raise Refusing("NOT_APPROVED", f"run {entry.run} is over")
         word = self._word(entry)
         known = self._store.permission(entry.run)
         if known is not None and known == word and entry.state == "approved":
@@ -359,9 +404,14 @@ class SiteJudge:
         """Return all that could let another answer come of an undecided run."""
         return (_changed_at(approval_path(self._folder, run)), *self._moment())
 
-    def _moment(self) -> tuple[bool, bool]:
+    def _moment(self) -> tuple[object, ...]:
         hours = self._policy.limits.within_hours(self._minute(self._now()))
-        return self._folder.paused_path.exists(), hours
+        return self._folder.paused_path.exists(), hours, _changed_at(self._folder.policy_path)
+
+    def _elsewhere(self, question: Question) -> Examined:
+        memory = self._policy.limits.memory_gb
+        size = None if memory is None else int(memory * 1e9)
+        return examine_elsewhere(question, limit_s=_EXAMINATION_S, memory_bytes=size)
 
 
 _PASSING = frozenset({"POLICY_RUNS", "POLICY_EPSILON", "NO_DATA", "DATA_CHANGED"})
@@ -383,13 +433,3 @@ def _changed_at(path: Path) -> tuple[int, int] | None:
 def _local_minute(moment: float) -> int:
     local = time.localtime(moment)
     return local.tm_hour * 60 + local.tm_min
-
-
-def _elsewhere(policy: SitePolicy) -> Examine:
-    memory = policy.limits.memory_gb
-
-    def examine(question: Question) -> Examined:
-        size = None if memory is None else int(memory * 1e9)
-        return examine_elsewhere(question, limit_s=_EXAMINATION_S, memory_bytes=size)
-
-    return examine

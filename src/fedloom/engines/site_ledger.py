@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +15,9 @@ from fedloom.experiment.examination import Releases
 from fedloom.experiment.site_check import Account, Promise
 from fedloom.experiment.site_policy import SitePolicy, charged_with
 from fedloom.store.ledger import Ledger
-from fedloom.store.ledger_entries import Budget, Reservation
+from fedloom.store.ledger_adoption import Adoption, without_bound
+from fedloom.store.ledger_books import Balance
+from fedloom.store.ledger_entries import Budget, ReleaseKey, Reservation, event_tree
 from fedloom.store.ledger_price import ORDERS, within
 
 _KINDS: Mapping[str, type[Any]] = {kind.__name__: kind for kind in get_args(DpEvent)}
@@ -104,6 +106,52 @@ class SiteLedger:
         with self._opened() as ledger:
             rdp = releases.one if self._policy.data[data].composition == "rdp" else ()
             ledger.account(run, data).commit(key, event_of(releases.event), rdp)
+
+    def finish(self, run: RunId) -> None:
+        """End a run's releases; one that has set nothing aside is left as it is, and so is one that has ended."""
+        if self._path.exists():
+            with Ledger.open(self._path, now=self._now) as ledger:
+                if any(each.run == run for each in ledger.holdings()):
+                    ledger.finish(run)
+
+    def remembered(
+        self,
+        run: RunId,
+        data: str,
+        keys: Sequence[ReleaseKey],
+        *,
+        promise: Promise | None,
+        releases: Releases | None,
+    ) -> Adoption:
+        """Return what is to be charged for releases that another party remembers; without a price, without bound."""
+        rdp = self._policy.data[data].composition == "rdp"
+        if promise is None or releases is None or (rdp and not releases.whole):
+            return without_bound(run, data, keys, orders=ORDERS if rdp else ())
+        return Adoption(
+            run=run,
+            data_set=data,
+            worst=self._worst(promise, releases, data),
+            keys=tuple(keys),
+            event=event_tree(event_of(releases.event)),
+            rdp=releases.one if rdp else (),
+        )
+
+    def missing(self, asked: Adoption) -> tuple[ReleaseKey, ...]:
+        """Return which of them are not charged here."""
+        with self._opened() as ledger:
+            return ledger.missing(asked)
+
+    def adopt(self, asked: Adoption) -> None:
+        """Charge those that are not charged here, whether they fit or not."""
+        with self._opened() as ledger:
+            ledger.adopt(asked)
+
+    def balances(self) -> tuple[Balance, ...]:
+        """Return what the ledger shows of each set of rows; () where nothing is counted."""
+        if not self.counts:
+            return ()
+        with self._opened() as ledger:
+            return tuple(ledger.balance(each) for each in self._policy.data)
 
     def _opened(self) -> Ledger:
         """Open the ledger, every data set of the policy registered."""

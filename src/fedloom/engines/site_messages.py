@@ -20,6 +20,7 @@ from fedloom.engines.pipes import Logged, read_frame, write_frame
 class SiteSetup(Struct, frozen=True, tag=True, kw_only=True):
     """First message: the experiment as it was sent, and where the site's rows lie."""
 
+    run: str
     experiment: bytes
     base: str
     client: str

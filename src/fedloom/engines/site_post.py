@@ -21,7 +21,9 @@ from fedloom.core.messages import ClientMessage, Failed, Refused
 from fedloom.core.roster import Identity, Roster
 from fedloom.secure.envelopes import Header, body_digest, seal_envelope
 from fedloom.secure.peers import COORDINATOR
+from fedloom.store.epochs import head_text
 from fedloom.store.federation_rows import RoundKey, task_name
+from fedloom.store.ledger_head import read_head
 from fedloom.store.site_rows import Order, Outgoing
 from fedloom.store.site_store import SiteStore
 from fedloom.transport import verbs
@@ -150,7 +152,7 @@ class Post:
     def _sent(self, session: str, task: str, key: verbs.TaskKey, out: Outgoing) -> str:
         if out.kind == "refused":
             self._line.decline(
-                self._signed(verbs.Decline(session=session, task=task, retry=key.retry, reason=out.detail[:200]), key)
+                self.signed(verbs.Decline(session=session, task=task, retry=key.retry, reason=out.detail[:200]), key)
             )
             return "ACCEPTED"
         if out.kind == "failed":
@@ -163,17 +165,19 @@ class Post:
                 error=error[:200] or kind,
                 where=where[:200] or None,
             )
-            return self._line.fail(self._signed(failed, key)).verdict
+            return self._line.fail(self.signed(failed, key)).verdict
         assert out.blob is not None, "a message has a content"
         data = self._store.blobs.read(out.blob)
         blob = verbs.Blob(digest=bytes.fromhex(out.blob), length=len(data))
-        submit = verbs.Submit(session=session, task=task, key=key, blob=blob)
+        charged = read_head(self._store.ledger_path)
+        head = None if charged is None else head_text(charged[1])
+        submit = verbs.Submit(session=session, task=task, key=key, blob=blob, ledger_head=head)
         if 0 < len(data) <= self._inline:
             submit = structs.replace(submit, content=data)
         else:
             begin = verbs.BeginUpload(session=session, task=task, retry=key.retry, blob=blob)
             self._line.upload(begin, lambda offset, size: data[offset : offset + size])
-        return self._line.submit(self._signed(submit, key)).verdict
+        return self._line.submit(self.signed(submit, key)).verdict
 
     def _number(self, run: str) -> int:
         """Return the next number of a signed message. They are reserved in blocks: a kill loses the rest of one."""
@@ -184,7 +188,8 @@ class Post:
         self._numbers[run] = following + 1, end
         return following
 
-    def _signed(self, message: Any, key: verbs.TaskKey) -> Any:
+    def signed(self, message: Any, key: verbs.TaskKey) -> Any:
+        """Return a message in its envelope: the site's own, for this place, and under a number of its own."""
         header = Header(
             federation=self._roster().federation,
             sender=self._identity.client,

@@ -226,7 +226,10 @@ def answer_all(orders: BinaryIO, answers: BinaryIO) -> None:
 
 
 def _confined() -> None:
-    """Give up the network, where the system lets a process do that, and memory beyond what the site allows."""
+    """Give up the network, where the system lets a process do that, and what the site's limits do not leave to it."""
+    cpus = os.environ.get("FEDLOOM_WORKER_CPUS", "")
+    if cpus and sys.platform == "linux":
+        os.sched_setaffinity(0, map(int, cpus.split(",")))  # for all that is started later, too
     most = os.environ.get("FEDLOOM_WORKER_BYTES", "")
     if most:
         import resource  # not on every system

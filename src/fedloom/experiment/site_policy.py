@@ -139,7 +139,7 @@ class Limits:
         max_rounds: Of training.
         max_runs_per_day: Runs that may begin within 24 hours.
         max_upload_mb: That leave this site in one run, in 10^6 bytes.
-        cpu: Threads of the worker.
+        cpu: CPUs that the worker of a run may use.
         memory_gb: Of the worker, in 10^9 bytes.
         task_minutes: For one task.
         hours: Local time in which tasks are begun: "20:00-06:00".

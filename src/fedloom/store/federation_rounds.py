@@ -19,6 +19,7 @@ from fedloom.store.federation_rows import (
     CONTRIBUTIONS,
     GIVEN_UP,
     ROUNDS,
+    RUNS,
     TASKS,
     TOO_LATE,
     UPLOADS,
@@ -315,14 +316,34 @@ class RoundBook:
         with self._file.reading() as tables:
             return tables.where(TOO_LATE, **key._asdict())
 
+    def drop(self, run: RunId, *, reason: str) -> None:
+        """Abort the rounds of a run that has ended before them, so that no site works for them any more.
+
+        Raises:
+            StoreError: When it cannot be written.
+        """
+        with self._file.writing("drop rounds") as tables:
+            for each in list(_unfinished(tables, run)):
+                if "aborted" in ROUND[each.stage]:
+                    self.move(each.key, "aborted", reason=reason)
+
     def needed(self) -> frozenset[Digest]:
-        """Return the contents that rounds which are not at an end refer to, and those that rounds resulted in."""
+        """Return the contents that something still reads; the others may go.
+
+        Those are what open rounds refer to, which the round of a failed run is until it is resumed; what was announced
+        for them; what was said before the first round of a run that has not begun, of which its facts are made; and
+        what rounds resulted in. Of a round that is over the rows stay and the contents go: who sent what, as a digest,
+        stands in the events for an audit, nothing is computed behind a committed round again, and the update of a
+        single site is the last thing that a coordinator should keep longer than it must.
+        """
         kept: set[Digest] = set()
         with self._file.reading() as tables:
+            kept.update(upload.digest for upload in tables.where(UPLOADS))
+            waiting = {run.run for run in tables.where(RUNS) if run.stage == "awaiting_approval"}
             for each in tables.where(ROUNDS):
                 if each.result is not None:
                     kept.add(each.result)
-                if each.stage in _OVER:
+                if each.stage in _OVER and each.run not in waiting:
                     continue
                 name = each.key._asdict()
                 for task in tables.where(TASKS, **name):

@@ -65,6 +65,8 @@ class Site:
     """The newest one; all others are over."""
     sessions: int = 0
     """How many it has had."""
+    failures: int = 0
+    """Rounds in a row in which its work failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

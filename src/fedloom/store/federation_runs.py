@@ -91,6 +91,22 @@ class Runs:
             self._events.append("run", {"run": run, "stage": stage, "reason": reason})
             return tables.put(RUNS, replace(found, stage=stage, reason=reason))
 
+    def reopen(self, run: RunId, *, reason: str) -> Run:
+        """Let a run that failed run again: the one way out of an end, for a run whose open round can be closed yet.
+
+        The caller has seen to it that there is such a round.
+
+        Raises:
+            StoreError: When there is none of that name, or it has not failed.
+        """
+        with self._file.writing("reopen run") as tables:
+            tables.fold()
+            found = self.run(run)
+            if found.stage != "failed":
+                raise StoreError(f"run {run} is {found.stage}: only one that failed is opened again")
+            self._events.append("run", {"run": run, "stage": "running", "reason": reason})
+            return tables.put(RUNS, replace(found, stage="running", reason=reason))
+
     def approve(self, approval: Approval) -> None:
         """Write what a site said to a run; it may change its mind.
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from fedloom.core.ids import ClientId
+from fedloom.core.ids import ClientId, RunId
 from fedloom.errors import StoreError
 from fedloom.store.epochs import Verdict, compare, head_text, parse_epoch, went_back
 from fedloom.store.events_chain import EventsChain
-from fedloom.store.federation_rows import SEQUENCES, SITES, TOKENS, Sequence, Site, Token
+from fedloom.store.federation_rows import (
+    CONTRIBUTIONS,
+    SEQUENCES,
+    SITES,
+    TASKS,
+    TOKENS,
+    Contribution,
+    Sequence,
+    Site,
+    Task,
+    Token,
+)
 from fedloom.store.ledger_head import Head
 from fedloom.store.table_file import TableFile
 
@@ -105,29 +117,34 @@ class Sites:
     def adopt(self, name: ClientId, *, epoch: str, ledger: Head | None, chain: Head | None) -> None:
         """Take a site's store as it is now for the one to go on from, after its operator has confirmed it.
 
+        A session that is open ends: it may be of another copy of the store.
+
         Raises:
             StoreError: When the site has not joined, or the epoch is none.
         """
         parse_epoch(epoch)
         with self._file.writing("adopt") as tables:
             tables.fold()
-            tables.put(SITES, replace(self.site(name), epoch=epoch, ledger=head_text(ledger), chain=head_text(chain)))
+            before = self.site(name)
+            now = replace(before, epoch=epoch, ledger=head_text(ledger), chain=head_text(chain), session=None)
+            tables.put(SITES, now)
             self._events.append("adopt", {"site": name, "epoch": epoch, "ledger": head_text(ledger)})
 
-    def saw(self, name: ClientId, *, ledger: Head | None, chain: Head | None) -> None:
-        """Remember the heads that a site has told, at the end of a round.
+    def saw(self, name: ClientId, *, ledger: Head | None) -> None:
+        """Remember the head of its ledger that a site has told with a result.
 
         Raises:
-            StoreError: When one is behind what was seen before.
+            StoreError: When it is behind what was seen before.
         """
         with self._file.writing("saw") as tables:
             site = self.site(name)
-            if went_back(site.ledger, ledger) or went_back(site.chain, chain):
+            if went_back(site.ledger, ledger):
                 raise StoreError(
-                    f"site {name!r} shows ledger {head_text(ledger)} and events {head_text(chain)}, behind "
-                    f"{site.ledger} and {site.chain} seen before: its store was restored. Its operator must adopt it"
+                    f"site {name!r} shows ledger {head_text(ledger)}, behind {site.ledger} seen before: its ledger was "
+                    "restored. Its operator must adopt it"
                 )
-            tables.put(SITES, replace(site, ledger=head_text(ledger), chain=head_text(chain)))
+            if site.ledger != head_text(ledger):
+                tables.put(SITES, replace(site, ledger=head_text(ledger)))
 
     def current(self, name: ClientId, session: str) -> bool:
         """Return whether a session is the newest of its site: nothing that another one sends counts."""
@@ -152,8 +169,44 @@ class Sites:
         with self._file.writing("suspend") as tables:
             tables.fold()
             site = self.site(name)
-            tables.put(SITES, replace(site, suspended=reason, session=site.session if reason is None else None))
+            session, failures = (site.session, 0) if reason is None else (None, site.failures)
+            tables.put(SITES, replace(site, suspended=reason, session=session, failures=failures))
             self._events.append("suspend", {"site": name, "reason": reason})
+
+    def suspended(self, name: ClientId) -> str | None:
+        """Return why a site is not invited; None: it is, or has never come."""
+        with self._file.reading() as tables:
+            found = tables.get(SITES, name)
+        return None if found is None else found.suspended
+
+    def count(
+        self, *, failed: Mapping[ClientId, str], well: Iterable[ClientId], most: int | None
+    ) -> tuple[ClientId, ...]:
+        """Count in how many rounds in a row the work of sites has failed; suspend whoever comes to ``most``.
+
+        Args:
+            failed: Whose work failed in a round, and how.
+            well: Whose work is in it.
+            most: Failures in a row; None: nobody is suspended.
+
+        Returns:
+            Who was suspended.
+
+        Raises:
+            StoreError: When it cannot be written.
+        """
+        out = []
+        with self._file.writing("count failures") as tables:
+            for name in sorted({*failed, *well}):
+                found = tables.get(SITES, name)
+                if found is None or found.suspended is not None or not (name in failed or found.failures):
+                    continue
+                number = found.failures + 1 if name in failed else 0
+                tables.put(SITES, replace(found, failures=number))
+                if most is not None and number >= most:
+                    self.suspend(name, f"its work failed in {number} rounds in a row, in the last one: {failed[name]}")
+                    out.append(name)
+        return tuple(out)
 
     def tokens(self) -> tuple[Token, ...]:
         """Return all join tokens."""
@@ -171,6 +224,26 @@ class Sites:
         with self._file.writing("token") as tables:
             tables.fold()
             tables.put(TOKENS, Token(token=token, record=record))
+
+    def runs(self, name: ClientId) -> frozenset[RunId]:
+        """Return the runs in which a site was ever asked for anything."""
+        with self._file.reading() as tables:
+            return frozenset(task.run for task in tables.where(TASKS, site=name))
+
+    def asked(self, name: ClientId, run: RunId) -> tuple[Task, ...]:
+        """Return all that a site was ever asked in a run, by round and step."""
+        with self._file.reading() as tables:
+            return tables.where(TASKS, run=run, site=name)
+
+    def said(self, name: ClientId, run: RunId) -> tuple[Contribution, ...]:
+        """Return all that came of a site in a run and counted, losses included, by round and step."""
+        with self._file.reading() as tables:
+            return tables.where(CONTRIBUTIONS, run=run, site=name)
+
+    def messages(self, sender: str) -> tuple[Sequence, ...]:
+        """Return the latest signed message of a sender in each run."""
+        with self._file.reading() as tables:
+            return tables.where(SEQUENCES, sender=sender)
 
     def last_message(self, sender: str, run: str) -> Sequence | None:
         """Return the latest signed message of a sender in a run."""

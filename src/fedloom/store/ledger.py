@@ -19,6 +19,7 @@ from typing import Self
 from fedloom.core.events import DpEvent
 from fedloom.errors import BudgetError, StoreError
 from fedloom.store.faults import explained
+from fedloom.store.ledger_adoption import Adoption, adopted, missing
 from fedloom.store.ledger_books import Balance, Books, Claim, Holding
 from fedloom.store.ledger_chain import Chain, broken, create_chain
 from fedloom.store.ledger_entries import (
@@ -272,6 +273,29 @@ class Ledger:
         self._catch_up_now()
         held = self._books.find(run, data_set)
         return Account(self, run, data_set, held.reserved.fingerprint)
+
+    def missing(self, asked: Adoption) -> tuple[ReleaseKey, ...]:
+        """Return which of the releases that another party remembers are not charged here."""
+        self._catch_up_now()
+        return missing(self._books, asked)
+
+    def adopt(self, asked: Adoption) -> None:
+        """Charge what another party remembers and this ledger does not: it was put back from a backup.
+
+        A release that is charged already is not charged twice. What the budget does not cover is written down all the
+        same; then nothing more is released of the data set.
+
+        Raises:
+            BudgetError: When the data set has no budget.
+        """
+        check_name(asked.run, what="run")
+        while True:
+            with self._writing():
+                rows = adopted(self._books, asked)
+                for entry in rows:
+                    self._append(entry)
+            if not rows:
+                return
 
     def finish(self, run: str) -> None:
         """End a run's releases; the same again does nothing. To be called when its last state is durable.

@@ -93,6 +93,8 @@ class Holding:
     """Reserved."""
     finished: bool
     fingerprint: str | None
+    overspent: bool = False
+    """Charged after the fact, although the budget did not reach."""
 
 
 class Books:
@@ -168,6 +170,7 @@ class Books:
                 most=each.worst.releases,
                 finished=each.finished,
                 fingerprint=each.reserved.fingerprint,
+                overspent=each.reserved.overspent,
             )
             for (run, data_set), each in self.held.items()
         )
@@ -256,6 +259,7 @@ class Books:
             raise BudgetError(f"{place} is charged as {held.events[key]}; received {event}. One release has one event")
         if held.finished:
             raise BudgetError(f"{place}: the run has finished and releases nothing more")
+        self._check_overspent(data_set, place)
         if len(held.events) >= held.worst.releases:
             raise BudgetError(f"{place}: all {held.worst.releases} releases that were reserved have been made")
         if held.reserved.events and event not in held.reserved.events:
@@ -325,6 +329,19 @@ class Books:
             f"{self._promised(budget, (), mine)}; together {total}. Nothing was computed. Ask for less, by fewer "
             f"rounds or more noise.{waiting}"
         )
+
+    def _check_overspent(self, data_set: str, place: str) -> None:
+        """Refuse a release while what was charged after the fact is more than a budget has."""
+        held = self._held(self.group(data_set))
+        if not any(each.reserved.overspent for each in held):
+            return
+        for name in self.group(data_set):
+            budget = self.budgets.get(name)
+            if budget is not None and not within(total := self._promised(budget, held, ()), budget.price):
+                raise BudgetError(
+                    f"{place}: the budget of data set {name!r} is overspent, {total} of {budget.price}, as another "
+                    "party's record has shown. Nothing more is released of it"
+                )
 
     def _promised(self, budget: Budget, held: Sequence[Held], claims: Sequence[Claim]) -> Price:
         if budget.composition == "basic":

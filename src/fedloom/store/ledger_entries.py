@@ -155,6 +155,8 @@ class Reserved:
     rdp: tuple[float, ...]
     events: tuple[Json, ...]
     fingerprint: str | None
+    overspent: bool = False
+    """Written down after the fact, although the budget did not reach."""
 
     @property
     def worst(self) -> Reservation:

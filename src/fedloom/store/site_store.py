@@ -23,7 +23,8 @@ from fedloom.store.blobs import Digest
 from fedloom.store.crash_points import Point, passed
 from fedloom.store.epochs import Verdict, compare, head_text, parse_epoch, went_back
 from fedloom.store.federation_rows import RoundKey
-from fedloom.store.ledger_head import Head
+from fedloom.store.ledger import Ledger
+from fedloom.store.ledger_head import Head, parse_head
 from fedloom.store.site_rows import (
     COUNTERS,
     FORMAT,
@@ -87,6 +88,17 @@ class SiteStore:
     def ledger_path(self) -> Path:
         """Where the site's privacy ledger is: ``Ledger.open_or_create`` it."""
         return self.folder / LEDGER
+
+    def ledger_head(self) -> Head | None:
+        """Return the head of the privacy ledger as it is, for others to remember; None: there is no ledger.
+
+        Raises:
+            StoreError: When it does not verify.
+        """
+        if not self.ledger_path.exists():
+            return None
+        with Ledger.read(self.ledger_path) as ledger:
+            return ledger.head()
 
     def fingerprint_key(self, run: RunId) -> bytes:
         """Return the key that the fingerprints of data are made under: another for each run, and never sent."""
@@ -221,6 +233,14 @@ class SiteStore:
                 tables.remove(STATES, state)
             self.events.append("end run", {"run": run})
 
+    def kept_runs(self) -> tuple[RunId, ...]:
+        """Return the runs that something is kept of and nothing waits to be sent of, by name."""
+        with self._file.reading() as tables:
+            outbox = tables.where(OUTBOX)
+            kept = {out.run for out in outbox}
+            kept |= {each.run for each in tables.where(SUMS)} | {each.run for each in tables.where(STATES)}
+        return tuple(sorted(kept - {out.run for out in outbox if out.answer is None}))
+
     def needed(self) -> frozenset[Digest]:
         """Return the contents that the outbox refers to."""
         with self._file.reading() as tables:
@@ -279,8 +299,41 @@ class SiteStore:
             tables.put(COUNTERS, Counter(run=run, next=first + count))
         return first
 
+    def skip_numbers(self, run: str, beyond: int) -> None:
+        """Give no number up to ``beyond`` to a message of a run any more: it has been used.
+
+        Raises:
+            StoreError: When it cannot be written.
+        """
+        with self._file.writing("skip numbers") as tables:
+            found = tables.get(COUNTERS, run)
+            if found is None or found.next <= beyond:
+                tables.put(COUNTERS, Counter(run=run, next=beyond + 1))
+
+    def check_goes_on(self, *, ledger: str | None, chain: str | None) -> None:
+        """Refuse to go on when heads that were seen of this store are not in it: it was put back from a backup.
+
+        A count that is higher again shows nothing: the store may have been started often since.
+
+        Raises:
+            StoreError: When one of them is not.
+        """
+        if chain is not None and not self.events.holds(parse_head(chain)):
+            raise StoreError(f"the events of {self.folder} do not go on from {chain.partition(':')[0]} that were seen")
+        if ledger is not None:
+            if not self.ledger_path.exists():
+                raise StoreError(f"{self.ledger_path} is missing, and {ledger.partition(':')[0]} rows of it were seen")
+            Ledger.read(self.ledger_path, remembered=[parse_head(ledger)]).close()
+
     def saw_coordinator(
-        self, name: str, *, epoch: str, ledger: Head | None, chain: Head | None, at_round: str = ""
+        self,
+        name: str,
+        *,
+        epoch: str,
+        ledger: Head | None,
+        chain: Head | None,
+        at_round: str = "",
+        goes_on: bool = True,
     ) -> Verdict:
         """Compare a coordinator's store with what was seen of it last, and remember it if it has not gone back.
 
@@ -290,6 +343,7 @@ class SiteStore:
             ledger: Head of its ledger.
             chain: Head of its events.
             at_round: The round that it is in, for people.
+            goes_on: Whether it says itself that its events go on from the head that was seen here.
 
         Raises:
             StoreWentBack: When it was restored from a backup, runs twice, or is another: this site stops until its
@@ -299,16 +353,17 @@ class SiteStore:
         with self._file.writing("saw coordinator") as tables:
             last = tables.get(PEERS, name)
             verdict = compare(None if last is None else parse_epoch(last.epoch), now)
-            gone = last is not None and (went_back(last.ledger, ledger) or went_back(last.chain, chain))
-            if gone and verdict in ("same", "later"):
-                verdict = "older"
+            back = last is not None and (went_back(last.ledger, ledger) or went_back(last.chain, chain))
+            words = {"older": "is older than", "copy": "is a copy of", "other": "is another than"}
+            if verdict in ("same", "later") and (back or not goes_on):
+                verdict, words["older"] = "older", "is older than" if back else "does not go on from"
             if last is not None and verdict in ("older", "copy", "other"):
-                what = {"older": "older than", "copy": "a copy of", "other": "another than"}[verdict]
                 was = f" at {last.round}" if last.round else ""
                 here = f" at {at_round}" if at_round else ""
                 raise StoreWentBack(
-                    f"the store of coordinator {name!r} is {what} the one seen last: start {now.start}{here}, seen was "
-                    f"start {parse_epoch(last.epoch).start}{was}. If it was restored on purpose, confirm it here"
+                    f"the store of coordinator {name!r} {words[verdict]} the one seen last: start {now.start}{here}, "
+                    f"seen was start {parse_epoch(last.epoch).start}{was}. If it was restored on purpose, stop this "
+                    "site and confirm it: fedloom site adopt SITE --coordinator"
                 )
             seen = Peer(name=name, epoch=epoch, ledger=head_text(ledger), chain=head_text(chain), round=at_round)
             if seen != last:

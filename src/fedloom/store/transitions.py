@@ -1,4 +1,8 @@
-"""What may follow what: the states of a round, of a run and of a task, as pure tables. No way leads out of an end."""
+"""What may follow what: the states of a round, of a run and of a task, as pure tables. No way leads out of an end.
+
+Save one, which no table has: a run whose server step raised is ``failed``, and its round stays open with all that it
+was sent. When the algorithm is mended, ``Runs.reopen`` alone brings it back to ``running``, to close that round.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Pause(Message, frozen=True):
 
 
 class Resume(Message, frozen=True):
-    """Go on with a run, from a round if one is named."""
+    """Go on with a run that rests; of one whose server step raised the round is named."""
 
     request: Name
     run: Name
@@ -79,10 +79,11 @@ class RunList(Message, frozen=True):
 
 
 class WatchRun(Message, frozen=True):
-    """Follow the events of a run."""
+    """Ask for the events of a run: to its end as they come, or those that there are now."""
 
     run: Name
     since: Number = 0
+    until: Literal["end", "now"] = "end"
 
 
 class RunEvent(Message, frozen=True):
@@ -98,7 +99,7 @@ class ListSites(Message, frozen=True):
     """Ask for the sites, a page at a time."""
 
     after: Name | None = None
-    limit: Annotated[int, Meta(ge=1, le=100)] = 100
+    limit: Annotated[int, Meta(ge=1, le=64)] = 64
 
 
 class SiteAt(Message, frozen=True):
@@ -111,12 +112,16 @@ class SiteAt(Message, frozen=True):
     certificate_left_s: Seconds | None = None
     version: Name | None = None
     tasks: Number = 0
+    failures: Number = 0
+    """Rounds in a row in which its work failed."""
+    reason: Text | None = None
+    """Why it is suspended."""
 
 
 class SiteList(Message, frozen=True):
     """Sites, by name."""
 
-    sites: Annotated[tuple[SiteAt, ...], Meta(max_length=100)]
+    sites: Annotated[tuple[SiteAt, ...], Meta(max_length=64)]
     more: bool = False
 
 
@@ -143,6 +148,13 @@ class Revoke(Message, frozen=True):
     client: Name
     reason: Text
     document: Document = b""
+
+
+class Readmit(Message, frozen=True):
+    """Let a site in again that was suspended."""
+
+    request: Name
+    client: Name
 
 
 class Health(Message, frozen=True):

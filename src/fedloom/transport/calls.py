@@ -51,6 +51,9 @@ FETCH = Verb("open_blob", verbs.Fetch, verbs.Noted, _SITE | _ADMIN, lane="bulk",
 SUBMIT = Verb("submit", verbs.Submit, verbs.SubmitReply, _SITE)
 FAIL = Verb("fail", verbs.Fail, verbs.SubmitReply, _SITE)
 APPROVE = Verb("approve", verbs.Approve, verbs.Noted, _SITE)
+RECALL = Verb("recall", verbs.Recall, verbs.Recalled, _SITE)
+RECORD = Verb("record", verbs.Record, verbs.RecordReply, _SITE)
+ADOPT = Verb("adopt", verbs.Adopt, verbs.Noted, _SITE)
 GOODBYE = Verb("goodbye", verbs.Goodbye, verbs.Noted, _SITE)
 CREATE_RUN = Verb("create_run", admin.CreateRun, admin.RunAt, _ADMIN)
 APPROVE_RUN = Verb("approve_run", admin.ApproveRun, admin.RunAt, _ADMIN)
@@ -62,6 +65,7 @@ WATCH_RUN = Verb("watch_run", admin.WatchRun, admin.RunEvent, _ADMIN, lane="watc
 LIST_SITES = Verb("list_sites", admin.ListSites, admin.SiteList, _ADMIN)
 INVITE_SITE = Verb("invite_site", admin.InviteSite, admin.Invitation, _ADMIN)
 REVOKE = Verb("revoke", admin.Revoke, verbs.Noted, _ADMIN)
+READMIT = Verb("readmit", admin.Readmit, verbs.Noted, _ADMIN)
 HEALTH = Verb("health", admin.Health, admin.HealthReply, _SITE | _ADMIN)
 
 VERBS: tuple[Verb[Message, Message], ...] = tuple(

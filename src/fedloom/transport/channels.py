@@ -7,6 +7,8 @@ of gRPC's own reconnecting, whose waits would add to those of ``backoff``.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -18,12 +20,40 @@ from fedloom.transport.tls import TlsFiles, channel_credentials, read_pair
 Path: TypeAlias = Literal["prompt", "bulk"]
 
 
+class GivenUp(grpc.RpcError):  # type: ignore[misc]
+    """A connection was given up, by another thread, between being handed out and being used."""
+
+    def code(self) -> grpc.StatusCode:
+        """Return the status of a line that is not there."""
+        return grpc.StatusCode.UNAVAILABLE
+
+
 @dataclass(eq=False, slots=True)
 class Connection:
     """A channel while it works."""
 
     channel: grpc.Channel = field(repr=False)
     number: int
+    given_up: bool = False
+
+    def close(self) -> None:
+        """End the calls on it; it takes no other."""
+        self.given_up = True
+        self.channel.close()
+
+    @contextmanager
+    def beginning(self) -> Iterator[None]:
+        """Begin a call in the block.
+
+        Raises:
+            GivenUp: When the connection was closed meanwhile, for which gRPC has a ``ValueError``.
+        """
+        try:
+            yield
+        except ValueError as error:
+            if self.given_up:
+                raise GivenUp("the connection was given up") from error
+            raise
 
 
 class Channels:
@@ -60,7 +90,7 @@ class Channels:
                 del self._open[path]
             else:
                 return
-        connection.channel.close()
+        connection.close()
 
     def close(self) -> None:
         """End all calls, and make no further connection."""
@@ -69,7 +99,7 @@ class Channels:
             connections = tuple(self._open.values())
             self._open.clear()
         for connection in connections:
-            connection.channel.close()
+            connection.close()
 
     def _channel(self) -> grpc.Channel:
         options: list[tuple[str, str | int]] = list(_OPTIONS)

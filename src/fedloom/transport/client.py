@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import grpc
+from msgspec import structs
 
 from fedloom.transport import admin, calls, verbs
 from fedloom.transport.backoff import Jitter, Link, LinkState, wait_s
@@ -181,6 +182,18 @@ class Client:
         """Answer to a run."""
         return self.call(calls.APPROVE, request)
 
+    def recall(self, request: verbs.Recall) -> verbs.Recalled:
+        """Ask which heads of this site's store were seen last."""
+        return self.call(calls.RECALL, request)
+
+    def record(self, request: verbs.Record) -> verbs.RecordReply:
+        """Ask what the coordinator remembers of this site."""
+        return self.call(calls.RECORD, request)
+
+    def adopt(self, request: verbs.Adopt) -> verbs.Noted:
+        """Say that this site's operator has confirmed its store."""
+        return self.call(calls.ADOPT, request)
+
     def goodbye(self, request: verbs.Goodbye) -> verbs.Noted:
         """End the session. Tried once."""
         return self._once(calls.GOODBYE, request, within_s=5.0)
@@ -223,6 +236,10 @@ class Client:
         """Shut out an identity."""
         return self.call(calls.REVOKE, request)
 
+    def readmit(self, request: admin.Readmit) -> verbs.Noted:
+        """Let a site in again that was suspended."""
+        return self.call(calls.READMIT, request)
+
     def health(self, request: admin.Health | None = None) -> admin.HealthReply:
         """Ask whether the coordinator can work. Tried once."""
         return self._once(calls.HEALTH, request or admin.Health(), within_s=10.0)
@@ -234,7 +251,7 @@ class Client:
         while True:
             connection = self._channels.get("prompt")
             try:
-                for data in self._open(connection, calls.WATCH_RUN, admin.WatchRun(run=request.run, since=since)):
+                for data in self._open(connection, calls.WATCH_RUN, structs.replace(request, since=since)):
                     event = decode_answer(calls.WATCH_RUN, data)
                     effort.answered()
                     since = event.sequence + 1
@@ -352,13 +369,15 @@ class Client:
 
     def _ask(self, connection: Connection, verb: Verb[Q, R], request: Q, within_s: float) -> R:
         asked = connection.channel.unary_unary(verb.path)
-        data, call = asked.with_call(encode(request), timeout=within_s)
+        with connection.beginning():
+            data, call = asked.with_call(encode(request), timeout=within_s)
         self._check_group(call)
         self._link.up()
         return decode_answer(verb, data)
 
     def _open(self, connection: Connection, verb: Verb[Any, Any], request: Message) -> Iterator[bytes]:
-        stream = connection.channel.unary_stream(verb.path)(encode(request))
+        with connection.beginning():
+            stream = connection.channel.unary_stream(verb.path)(encode(request))
         try:
             self._check_group(stream)
             yield from stream
@@ -386,7 +405,8 @@ class Client:
                 stream.cancel()
 
         begun = at.offset
-        stream = connection.channel.stream_stream(calls.UPLOAD.path)(outgoing())
+        with connection.beginning():
+            stream = connection.channel.stream_stream(calls.UPLOAD.path)(outgoing())
         with _Idle(stream.cancel) as heard:
             try:
                 self._check_group(stream)
@@ -409,7 +429,8 @@ class Client:
     def _receive(
         self, connection: Connection, request: verbs.Fetch, *, length: int, sink: BlobSink, effort: _Effort
     ) -> None:
-        stream = connection.channel.unary_stream(calls.FETCH.path)(encode(request))
+        with connection.beginning():
+            stream = connection.channel.unary_stream(calls.FETCH.path)(encode(request))
         try:
             with _Idle(stream.cancel) as heard:
                 self._check_group(stream)

@@ -103,6 +103,18 @@ class SiteService(Protocol):
         """Take in the answer of a site's operator to a run."""
         ...
 
+    def recall(self, caller: Caller, request: verbs.Recall) -> verbs.Recalled:
+        """Tell a site which heads of its store were seen last; it needs no session."""
+        ...
+
+    def record(self, caller: Caller, request: verbs.Record) -> verbs.RecordReply:
+        """Tell a site what is remembered of it; it needs no session."""
+        ...
+
+    def adopt(self, caller: Caller, request: verbs.Adopt) -> verbs.Noted:
+        """Take the caller's store as it is now for the one to go on with; it needs no session."""
+        ...
+
     def goodbye(self, caller: Caller, request: verbs.Goodbye) -> verbs.Noted:
         """End a session."""
         ...
@@ -180,6 +192,10 @@ class AdminService(Protocol):
 
     def revoke(self, caller: Caller, request: admin.Revoke) -> verbs.Noted:
         """Shut out an identity."""
+        ...
+
+    def readmit(self, caller: Caller, request: admin.Readmit) -> verbs.Noted:
+        """Let a site in again that was suspended."""
         ...
 
     def health(self, caller: Caller, request: admin.Health) -> admin.HealthReply:

@@ -81,6 +81,8 @@ class Hello(Message, frozen=True):
     """Of the site's own ledger: one that goes back has come from a backup."""
     events_head: Text | None = None
     """Of the site's own events."""
+    seen_events: Text | None = None
+    """Head of the coordinator's events that the site has seen last."""
     tasks: Ids = ()
     """Open tasks of the site."""
     sums: Ids = ()
@@ -106,6 +108,8 @@ class HelloReply(Message, frozen=True):
     """Of the coordinator's store: the site compares it with the last one that it has seen."""
     ledger_head: Text | None = None
     events_head: Text | None = None
+    goes_on: bool = True
+    """Whether the coordinator's events go on from those that the site has seen: else its store was put back."""
     roster_version: Number = 0
     deny_version: Number = 0
     heartbeat_s: Seconds = 12.0
@@ -123,6 +127,8 @@ class Poll(Message, frozen=True):
     wait_s: Annotated[float, Meta(ge=0.0, le=LONGEST_POLL_S)] = LONGEST_POLL_S
     known: Ids = ()
     """Offers that it has already: only a change of these is worth an answer before the wait is over."""
+    runs: Ids = ()
+    """Runs that it still keeps something of: it is told which of them are over."""
 
 
 class Offer(Message, frozen=True):
@@ -149,6 +155,8 @@ class Offers(Message, frozen=True):
 
     offers: Annotated[tuple[Offer, ...], Meta(max_length=16)] = ()
     cancelled: Ids = ()
+    ended: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    """Of the runs that it keeps something of, those that are over: nothing more is asked of them."""
     notices: Annotated[tuple[Notice, ...], Meta(max_length=16)] = ()
     come_back_after_s: Seconds = 0.0
 
@@ -303,6 +311,8 @@ class Submit(Message, frozen=True):
     """HMAC of the rows under a key of the site, new per run."""
     scores: Annotated[dict[Name, Figure | None], Meta(max_length=200)] | None = None
     rows: Number | None = None
+    ledger_head: Text | None = None
+    """Of the site's own ledger, in which this result is charged."""
     envelope: Signature = b""
 
 
@@ -336,6 +346,77 @@ class Approve(Message, frozen=True):
     approved: bool
     reason: Name | None = None
     """Code of a refusal."""
+    envelope: Signature = b""
+
+
+class Recall(Message, frozen=True):
+    """A site asks which of its heads was seen last, before it says hello: one that it has not was in another store."""
+
+
+class Recalled(Message, frozen=True):
+    """What was seen of a site's store last; None: nothing."""
+
+    ledger_head: Text | None = None
+    events_head: Text | None = None
+
+
+class Record(Message, frozen=True):
+    """A site asks what its coordinator remembers of it: its own store was put back from a backup. It has no session."""
+
+    after: Annotated[str, Meta(max_length=200)] = ""
+    """Run that was told last: the next one is told now. Empty: the first."""
+    offset: Number = 0
+    """Rounds of that next one that were told already."""
+    seen_events: Text | None = None
+    """Head of the coordinator's events that the site has seen last."""
+
+
+class Contributed(Message, frozen=True):
+    """A round of training that a site took on, whatever became of it."""
+
+    phase: Number
+    """As runs number them: 0 is the first."""
+    round: Number
+    retry: Number
+    step: Number
+    """The last message that it was at."""
+    open: bool = False
+    """Whether its first message is still waited for."""
+
+
+class Took(Message, frozen=True):
+    """A run that a site took part in, as its coordinator remembers it."""
+
+    run: Name
+    sequence: Number
+    """Of its last signed message in that run: the next one needs a higher number."""
+    experiment: Blob | None = None
+    facts: Blob | None = None
+    """What the sites had agreed on; None: nothing yet."""
+    rounds: Annotated[tuple[Contributed, ...], Meta(max_length=8000)] = ()
+    more: bool = False
+    """Whether it has more rounds than these."""
+    over: bool = False
+    """Whether nothing more is asked of it."""
+
+
+class RecordReply(Message, frozen=True):
+    """What a coordinator remembers of a site, a run at a time; and which store says so."""
+
+    store_epoch: Text
+    events_head: Text | None = None
+    goes_on: bool = True
+    """Whether the coordinator's events go on from those that the site has seen."""
+    took: Took | None = None
+    """None: there are no more."""
+
+
+class Adopt(Message, frozen=True):
+    """A site's operator has confirmed the store that it has now, and has charged what the record shows."""
+
+    store_epoch: Text
+    ledger_head: Text | None = None
+    events_head: Text | None = None
     envelope: Signature = b""
 
 
