@@ -48,7 +48,12 @@ from fedloom.engines.site_messages import SiteSetup
 source = ComponentSpec("fedloom.datasets", "csv", {"path": "pipe.csv", "client": "hospital"})
 experiment = open(sys.argv[1] + "/experiment.json", "rb").read()
 setup = SiteSetup(
-    experiment=experiment, base=sys.argv[1], client="east", source=msgspec.json.encode(source), columns=None
+    run="r",
+    experiment=experiment,
+    base=sys.argv[1],
+    client="east",
+    source=msgspec.json.encode(source),
+    columns=None,
 )
 SiteHand(setup).look()
 """

@@ -30,8 +30,10 @@ from fedloom.engines.desk import Desk, Halted
 from fedloom.engines.federation import Federation
 from fedloom.engines.journal import Journal
 from fedloom.engines.remote_team import Patience
-from fedloom.engines.site_agent import SiteAgent, SiteData
+from fedloom.engines.site_agent import SiteAgent
+from fedloom.engines.site_answers import SiteData
 from fedloom.engines.site_calls import SiteCalls
+from fedloom.engines.site_gate import Gate
 from fedloom.engines.site_hand import Limits, SiteHand, WorkerGone
 from fedloom.engines.site_messages import Looked, SiteSetup, Train, Trained
 from fedloom.engines.site_worker import SiteWorker
@@ -304,6 +306,7 @@ class Place:
                         hand=self._hand,
                         coordinator=lambda: scene.key.public,
                         inline=scene.inline,
+                        gate=scene.gate,
                     )
                     self._tamper(self.agent)
                     if not scene.ending:  # whoever ends the scene may have asked only the life before
@@ -379,6 +382,7 @@ class Scene:
         heartbeat_s: float = 12.0,
         lease_s: float = 60.0,
         inline: int = 0,
+        gate: Gate | None = None,
     ) -> None:
         self.folder = folder
         self.base = folder / "data"
@@ -392,6 +396,7 @@ class Scene:
         self.heartbeat_s = heartbeat_s
         self.lease_s = lease_s
         self.inline = inline
+        self.gate = gate
         self.ending = False
         self.judge: Callable[[Any], tuple[str, ...]] = lambda _asked: ()
         self.on_point: Callable[[str, int], bool] = lambda _name, _times: False

@@ -33,7 +33,6 @@ from fedloom.core.update import Aggregate
 from fedloom.engines import site_judge
 from fedloom.engines.coordinator_folder import (
     CoordinatorFolder,
-    Ports,
     approve_join,
     init_coordinator,
     install_deny_list,
@@ -42,6 +41,7 @@ from fedloom.engines.coordinator_folder import (
     pending_joins,
 )
 from fedloom.engines.coordinator_host import CoordinatorHost
+from fedloom.engines.coordinator_settings import Ports
 from fedloom.engines.handshake_round import shake_hands
 from fedloom.engines.site_adoption import Remembered, SiteAdoption
 from fedloom.engines.site_folder import (
@@ -412,6 +412,16 @@ def test_d14_more_rounds_than_the_policy_allows_are_refused_with_the_limit(joine
     assert entry.words[0].startswith("POLICY_ROUNDS: the run asks for 4 rounds; limits.max_rounds = 3")
     with pytest.raises(StoreError, match="does not go beyond the policy"):
         approve_run(north, run)
+
+
+def test_b5_whether_the_message_of_an_error_leaves_is_the_policy_s_to_say(joined: Joined) -> None:
+    trial, _ = joined
+    north = trial.site("north")
+    with SiteHost(north) as site:
+        assert not site.judge.tells_errors()
+    north.policy_path.write_text(policy("north").replace('name = "north"', 'name = "north"\nerrors = "full"'))
+    with SiteHost(north) as site:
+        assert site.judge.tells_errors()
 
 
 def test_b23_a_policy_that_breaks_a_rule_allows_nothing_and_the_site_does_not_start(joined: Joined) -> None:
@@ -1513,7 +1523,7 @@ def test_the_next_round_of_a_run_has_a_worker_by_the_new_limits(joined: Joined) 
 
     def change(record: object) -> None:
         assert site._agent is not None
-        seen.append(site._agent._runs[run].hand._limits.cpu)  # type: ignore[attr-defined]
+        seen.append(site._agent._answers._runs[run].hand._limits.cpu)  # type: ignore[attr-defined]
         trial.site("north").policy_path.write_text(policy("north", more="[limits]\ncpu = 1"))
 
     trial.background(lambda: host.serve(on_round=[change]))

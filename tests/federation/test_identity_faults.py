@@ -28,7 +28,6 @@ from fedloom.core.own_version import own_version
 from fedloom.core.roster import Member
 from fedloom.engines.coordinator_folder import (
     CoordinatorFolder,
-    Ports,
     approve_join,
     init_coordinator,
     install_deny_list,
@@ -37,6 +36,7 @@ from fedloom.engines.coordinator_folder import (
     pending_joins,
 )
 from fedloom.engines.coordinator_host import CoordinatorHost
+from fedloom.engines.coordinator_settings import Ports
 from fedloom.engines.site_folder import SiteFolder, approve_roster, collect_certificate, follow_roster, join_site
 from fedloom.engines.site_host import SiteHost
 from fedloom.errors import Error

@@ -17,7 +17,8 @@ import pytest
 
 from fedloom.core.component import ComponentSpec
 from fedloom.core.ids import ClientId
-from fedloom.engines.site_agent import SiteAgent, SiteData
+from fedloom.engines.site_agent import SiteAgent
+from fedloom.engines.site_answers import SiteData
 from fedloom.engines.site_hand import Limits
 from fedloom.engines.site_messages import Looked, SiteSetup, Train, Trained
 from fedloom.engines.site_worker import SiteWorker
@@ -523,7 +524,7 @@ def test_a_worker_that_nobody_asks_for_is_ended_and_made_again_when_it_is(scene:
     made = scene(sites=2, rounds=1, prepare=False)
     made.run()
     agent: Any = made.places["east"].agent
-    (work,) = agent._runs.values()
+    (work,) = agent._answers._runs.values()
     agent._rest(verbs.Offers(), 100.0)
     assert work.hand._worker is not None, "it is kept warm"
     agent._rest(verbs.Offers(), 500.0)

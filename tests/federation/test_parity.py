@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from fedloom.engines.federated_run import NOT_COMPARED
 
 QUICK = [("plain_sum", "fedavg"), ("plain_sum", "fedadam"), ("secure_sum", "scaffold")]
 REST = [("plain_sum", "scaffold"), ("secure_sum", "fedavg"), ("secure_sum", "fedadam")]
@@ -49,6 +52,14 @@ def test_small_contents_travel_with_their_messages(aggregator: str, inline: int,
         assert not verbs["begin_upload"] and not verbs["fetch"]
     else:
         assert 0 < verbs["begin_upload"] < verbs["submit"] and verbs["fetch"]
+
+
+def test_a_comparison_with_pooled_rows_is_left_out_and_the_run_says_so(scene: Any) -> None:
+    federation = scene(sites=2, rounds=1, prepare=False)
+    federation.experiment = replace(federation.experiment, compare=True)
+    found = federation.run()
+    assert NOT_COMPARED in found.notes and found.comparison is None
+    assert found.model_sha256 == federation.simulated().model_sha256
 
 
 @pytest.mark.slow

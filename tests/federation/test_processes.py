@@ -26,7 +26,6 @@ from fedloom.core.ids import ClientId, RunId
 from fedloom.core.roster import Member
 from fedloom.engines.coordinator_folder import (
     CoordinatorFolder,
-    Ports,
     approve_join,
     init_coordinator,
     install_roster,
@@ -34,6 +33,7 @@ from fedloom.engines.coordinator_folder import (
     pending_joins,
 )
 from fedloom.engines.coordinator_host import CoordinatorHost
+from fedloom.engines.coordinator_settings import Ports
 from fedloom.engines.remote_team import Patience
 from fedloom.engines.site_folder import SiteFolder, approve_roster, collect_certificate, follow_roster, join_site
 from fedloom.secure.authorities import issue_intermediate, new_root

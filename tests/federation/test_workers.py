@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from fedloom.engines.remote_team import Patience
+from fedloom.engines.site_gate import OpenGate
 from fedloom.engines.site_hand import Limits, chosen_cpus
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="worker processes need pipes to pass on")
@@ -56,6 +58,16 @@ def children() -> set[str]:
     return found
 
 
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for another process: what was killed takes a moment to be gone."""
+    tick = threading.Event()
+    for _ in range(2000):
+        if holds():
+            return
+        tick.wait(0.005)
+    raise AssertionError("it never came to that")
+
+
 def is_alive(process: int) -> bool:
     """Return whether a process runs: one that has ended and was not asked after is not alive."""
     try:
@@ -77,6 +89,24 @@ def test_b5_code_that_raises_is_told_as_class_and_line_and_its_text_stays(scene:
     kept = [path.read_bytes() for path in files if path.name != "run.log"]  # of this process, and so of the sites, too
     assert kept and not any(b"secret 4711" in data for data in kept), "the text of an error has left the site"
     assert [len(record.included) for record in found.records] == [5, 4, 5]
+
+
+class Telling(OpenGate):
+    """A policy with ``errors = "full"``."""
+
+    def tells_errors(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "told"), [("plain_sum", "ValueError: secret 4711"), ("secure_sum", "ValueError")]
+)
+def test_b5_the_message_of_an_error_leaves_where_the_policy_says_so_and_the_run_hides_nothing(
+    aggregator: str, told: str, scene: Make, faulty: Path
+) -> None:
+    federation = failing(scene, faulty, "raises", aggregator=aggregator, sites=5, gate=Telling())
+    failures = [failure for record in federation.run().records for failure in record.failures]
+    assert [(each.client, each.kind, each.detail) for each in failures] == [("east", "crashed", told)]
 
 
 @pytest.mark.parametrize(
@@ -118,8 +148,7 @@ def test_b9_what_a_task_has_started_ends_with_its_worker(fault: str, scene: Make
     if fault == "forks":
         assert all(not record.failures for record in found.records) and alive[0], "its worker has not ended before"
     federation.end()
-    assert not is_alive(child)
-    assert not children()
+    until(lambda: not is_alive(child) and not children())
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system lets no process choose its CPUs")

@@ -19,13 +19,13 @@ from fedloom.core.roster import Member
 from fedloom.engines.coordinator_folder import (
     CoordinatorFolder,
     PendingJoin,
-    Ports,
     approve_join,
     init_coordinator,
     install_deny_list,
     install_roster,
     pending_joins,
 )
+from fedloom.engines.coordinator_settings import Ports
 from fedloom.engines.owned_files import make_folder, write_owned
 from fedloom.engines.remote_team import Patience
 from fedloom.errors import ConfigError, StoreError, Violation

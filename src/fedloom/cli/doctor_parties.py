@@ -15,7 +15,8 @@ from fedloom.cli.findings import Finding
 from fedloom.cli.listening import listening
 from fedloom.cli.progress import in_bytes
 from fedloom.core.own_version import own_version
-from fedloom.engines.coordinator_folder import CoordinatorFolder, CoordinatorSettings, Ports, operator_files
+from fedloom.engines.coordinator_folder import CoordinatorFolder, operator_files
+from fedloom.engines.coordinator_settings import CoordinatorSettings, Ports
 from fedloom.errors import Error, TransportError
 from fedloom.secure.certificates import at, read_certificates
 from fedloom.secure.peers import COORDINATOR

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from fedloom.engines.coordinator_folder import CoordinatorFolder, Ports
+from fedloom.engines.coordinator_folder import CoordinatorFolder
+from fedloom.engines.coordinator_settings import Ports
 from fedloom.engines.owned_files import write_owned
 from fedloom.store.lock import is_held
 

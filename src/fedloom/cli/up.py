@@ -33,12 +33,12 @@ from fedloom.core.ids import ClientId
 from fedloom.core.roster import Member
 from fedloom.engines.coordinator_folder import (
     CoordinatorFolder,
-    Ports,
     approve_join,
     init_coordinator,
     install_roster,
     pending_joins,
 )
+from fedloom.engines.coordinator_settings import Ports
 from fedloom.engines.federation import RUNS
 from fedloom.engines.owned_files import make_folder, write_owned
 from fedloom.engines.site_folder import SiteFolder, approve_roster, collect_certificate, join_site

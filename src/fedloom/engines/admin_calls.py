@@ -11,7 +11,8 @@ import msgspec
 
 from fedloom.core.data import Schema
 from fedloom.core.ids import ClientId, RunId
-from fedloom.engines.coordinator_folder import CoordinatorFolder, Ports, install_deny_list
+from fedloom.engines.coordinator_folder import CoordinatorFolder, install_deny_list
+from fedloom.engines.coordinator_settings import Ports
 from fedloom.engines.desk import Desk
 from fedloom.engines.entry_calls import invite
 from fedloom.engines.federation import ABORTED, Federation

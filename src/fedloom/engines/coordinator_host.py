@@ -22,7 +22,8 @@ from fedloom.core.own_version import own_version
 from fedloom.core.roster import Identity
 from fedloom.engines.accounting import LEDGER
 from fedloom.engines.admin_calls import AdminCalls
-from fedloom.engines.coordinator_folder import CoordinatorFolder, Ports, renew_coordinator
+from fedloom.engines.coordinator_folder import CoordinatorFolder, renew_coordinator
+from fedloom.engines.coordinator_settings import Ports
 from fedloom.engines.desk import Desk, Halted
 from fedloom.engines.entry_calls import EntryCalls
 from fedloom.engines.federation import ABORTED, RUNS, Federation

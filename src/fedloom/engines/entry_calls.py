@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Struct, structs
 
 from fedloom.core.ids import ClientId
-from fedloom.engines.coordinator_folder import CoordinatorFolder, PendingJoin, Ports, note_join, settle_join
+from fedloom.engines.coordinator_folder import CoordinatorFolder, PendingJoin, note_join, settle_join
+from fedloom.engines.coordinator_settings import Ports
 from fedloom.errors import TrustError
 from fedloom.secure.authorities import Issued, issue_admin, issue_site
 from fedloom.secure.certificates import read_peer

@@ -37,6 +37,8 @@ from fedloom.store import RunFolder, Saved
 
 REHEARSED = "rehearsal: no protection. Keys, noise and sampling come from the seed of the run, which everybody knows"
 
+NOT_COMPARED = "compare = true is for simulations: nobody here has the rows of all sites, so there is no pooled model"
+
 
 class FederatedRun:
     """One run: what it is, what its sites agreed on, and where it is kept.
@@ -64,7 +66,7 @@ class FederatedRun:
     ) -> None:
         self.facts = facts
         self.experiment = without_rows(experiment, facts, base=Path(folder.base))
-        self.notes: list[str] = []
+        self.notes: list[str] = [NOT_COMPARED] if experiment.compare else []
         self.price: PrivacyPrice | None = None
         self._folder = folder
         self._team = team

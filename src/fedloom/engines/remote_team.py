@@ -318,15 +318,11 @@ class RemoteTeam:
         """Leave the sites alone: they poll."""
 
 
-def failure_text(kind: FailureKind, error: str, where: str | None) -> str:
-    """Return what a site tells of a failure as the store keeps it."""
-    return "\n".join([kind, error, where or ""])
-
-
 def failure_of(sent: Contribution, program: Program) -> Failure:
     """Return the failure that a site has told."""
     if sent.kind == "refused":
         return Failure(client=sent.site, phase=program, kind="refused", detail=sent.detail)
-    kind, error, where = (*sent.detail.split("\n"), "", "", "")[:3]
+    kind, error, where, text = (*sent.detail.split("\n"), "", "", "", "")[:4]
+    told = f"{error or 'failed'}: {text}" if text else error or "failed"
     known: FailureKind = kind if kind in get_args(FailureKind) else "crashed"  # type: ignore[assignment]
-    return Failure(client=sent.site, phase=program, kind=known, detail=error or "failed", where=where or None)
+    return Failure(client=sent.site, phase=program, kind=known, detail=told, where=where or None)

@@ -1,8 +1,7 @@
 """SiteAgent: one site of a federation: it asks for work, decides itself whether to do it, and answers each thing once.
 
-The agent has keys, policy and outbox, and trains nothing: rows are read in a worker process that has no key. What it
-answers is written down before its first byte leaves, in one transaction with the client's state and its side of a
-secure sum; after a crash the same bytes are sent again.
+The agent has the line, the session and the outbox. What it answers, which ``Answers`` makes, is written down before its
+first byte leaves; after a crash the same bytes are sent again.
 """
 
 from __future__ import annotations
@@ -11,43 +10,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import msgspec
-import numpy as np
-
-from fedloom.core import codec
-from fedloom.core.aggregator import Aggregator, SumRound
-from fedloom.core.component import ComponentSpec
 from fedloom.core.ids import RunId
-from fedloom.core.keys import Key, Keys
-from fedloom.core.messages import AggregatorMessage, AggregatorRequest, ClientMessage, Failed, Program, Refused
+from fedloom.core.messages import Refused
 from fedloom.core.own_version import own_version
 from fedloom.core.roster import Identity, Roster
-from fedloom.core.wire import WireType
-from fedloom.engines.pipes import log_again
-from fedloom.engines.secrets import rehearsed_secret
 from fedloom.engines.signed_offers import check_offer
-from fedloom.engines.site_calls import ADOPT, HANDSHAKE, round_key
-from fedloom.engines.site_gate import Gate, OpenGate, Refusing, Undecided
-from fedloom.engines.site_hand import Limits, SiteHand, WorkerGone
-from fedloom.engines.site_messages import Looked, SiteSetup, Train, Trained, wire_of
+from fedloom.engines.site_answers import Answers, Judge, MakeHand, SiteData
+from fedloom.engines.site_calls import ADOPT, round_key
+from fedloom.engines.site_gate import Gate, OpenGate, Undecided
+from fedloom.engines.site_hand import Limits, SiteHand
 from fedloom.engines.site_post import Post, Submission
-from fedloom.engines.site_runs import KeptExperiments, aggregator_of, read_experiment
-from fedloom.entropy import fresh_secret
-from fedloom.errors import CodecError, Error, PlanError, StoreError, TrustError
-from fedloom.experiment.remote import RunFacts, read_facts
+from fedloom.errors import Error, StoreError, TrustError
 from fedloom.experiment.spec import Experiment
-from fedloom.runtime.on_the_wire import decode_request
-from fedloom.runtime.sum_side import SumSide
 from fedloom.secure.envelopes import Seen, body_digest
 from fedloom.secure.peers import COORDINATOR
 from fedloom.store.epochs import head_text
-from fedloom.store.federation_rows import RoundKey
 from fedloom.store.ledger_head import parse_head
-from fedloom.store.site_rows import Order, Outgoing
+from fedloom.store.site_rows import Order
 from fedloom.store.site_store import SiteStore
 from fedloom.transport import verbs
 from fedloom.transport.errors import Code
@@ -94,71 +75,6 @@ class Line(Submission, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteData:
-    """Where a site's rows lie, by its own policy."""
-
-    source: ComponentSpec
-    base: Path
-    columns: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A run, as a site looks at it before it says yes."""
-
-    run: RunId
-    experiment: Experiment
-    facts: RunFacts
-    received: bytes = b""
-    """The experiment as it came, versions and all."""
-
-
-Judge = Callable[[Asked], tuple[str, ...]]
-"""Returns the codes of what speaks against a run; none: it may run here."""
-
-
-class Hand(Protocol):
-    """What trains for one run: ``SiteHand``, whose worker is a process."""
-
-    def look(self) -> Looked:
-        """Return what the site has."""
-        ...
-
-    def train(self, asked: Train) -> Trained:
-        """Return what came of an order."""
-        ...
-
-    def cancel(self) -> None:
-        """End what it is at, from another thread."""
-        ...
-
-    def close(self) -> None:
-        """End it."""
-        ...
-
-
-class MakeHand(Protocol):
-    """Makes the hand of a run that begins."""
-
-    def __call__(self, setup: SiteSetup, *, limits: Limits, moved: Callable[[], None]) -> Hand:
-        """Return it."""
-        ...
-
-
-@dataclass(slots=True)
-class _Work:
-    """A run at this site."""
-
-    experiment: Experiment
-    digest: str
-    """Of the experiment: to make it costs more than a step of a sum."""
-    data: SiteData
-    hand: Hand
-    aggregators: dict[Program, Aggregator] = field(default_factory=dict)
-    wires: dict[tuple[int, str], WireType] = field(default_factory=dict)
-
-
 class SiteAgent:
     """One site.
 
@@ -200,25 +116,29 @@ class SiteAgent:
         self._identity = identity
         self._roster = roster
         self._coordinator = coordinator
-        self._data = data
-        self._judge = judge
         self._gate: Gate = OpenGate() if gate is None else gate
         self._held: dict[str, verbs.Offer] = {}
-        self._limits = limits
-        self._rehearsal = rehearsal
-        self._now = now
-        self._make_hand = hand
-        self._runs: dict[str, _Work] = {}
-        self._experiments = KeptExperiments(store.folder / "experiments")
         self._inputs: dict[bytes, bytes] = {}
         self._post = Post(line, store, identity, roster=roster, now=now, inline=inline)
+        self._answers = Answers(
+            self._post,
+            store,
+            identity,
+            roster=roster,
+            data=data,
+            judge=judge,
+            gate=self._gate,
+            limits=limits,
+            rehearsal=rehearsal,
+            hand=hand,
+            moved=self._has_moved,
+        )
         self._quiet_s = 0.0
         self._session = ""
         self._poll_s = 45.0
         self._heartbeat_s = 12.0
         self._stopping = threading.Event()
         self._at: str | None = None
-        self._in_hand: Hand | None = None
         self._turn = threading.Lock()
         self._moved = True
 
@@ -280,22 +200,16 @@ class SiteAgent:
 
     def _rest(self, offers: verbs.Offers, waited_s: float) -> None:
         """End the workers of runs that nobody asks for: of others when one is asked for, of all after a while."""
-        runs = {offer.key.run for offer in (*offers.offers, *self._held.values())}
+        runs = {RunId(offer.key.run) for offer in (*offers.offers, *self._held.values())}
         self._quiet_s = 0.0 if runs else self._quiet_s + waited_s
-        if not runs and self._quiet_s < _QUIET_S:
-            return
-        for run, work in self._runs.items():
-            if run not in runs:
-                work.hand.close()
+        if runs or self._quiet_s >= _QUIET_S:
+            self._answers.rest(but=runs)
 
     def _end_run(self, run: RunId) -> None:
         """Let go of a run that is over. The rows go last: until then a poll names the run, and it is ended again."""
-        work = self._runs.pop(run, None)
-        if work is not None:
-            work.hand.close()
         self._held = {task: offer for task, offer in self._held.items() if offer.key.run != run}
         self._gate.finish(run)
-        self._experiments.forget(run)
+        self._answers.forget(run)
         self._store.end_run(run)
         log.info("run=%s is over: nothing is kept of it", run)
 
@@ -306,7 +220,7 @@ class SiteAgent:
     def close(self) -> None:
         """End the workers, and the session if there is one."""
         self._stopping.set()
-        self._end_workers()
+        self._answers.end_workers()
         self.leave()
 
     def leave(self) -> None:
@@ -366,9 +280,8 @@ class SiteAgent:
     def _drop(self, task: str) -> None:
         """Let go of a task that nobody waits for any more: what hangs in it must not hold the site."""
         with self._turn:
-            if self._at == task and self._in_hand is not None:
+            if self._at == task and self._answers.cancel():
                 log.warning("task=%s is settled without this site: its work is dropped", task)
-                self._in_hand.cancel()
 
     def _has_moved(self) -> None:
         self._moved = True
@@ -394,7 +307,7 @@ class SiteAgent:
             claimed = self._line.claim(claim)
             self._at, self._moved = offer.task, True
             inputs = self._fetched(offer.inputs, claimed.contents)
-            out = self._answered(key, step, inputs)
+            out = self._answers.make(key, step, inputs)
         except Denied as error:
             if error.refusal.code not in (Code.NOT_FOUND, Code.ABORTED):
                 raise
@@ -402,7 +315,8 @@ class SiteAgent:
             return
         finally:
             with self._turn:
-                self._at = self._in_hand = None
+                self._at = None
+                self._answers.done()
         self._post.send(self._session, offer.task, offer.key, out)
 
     def _checked(self, offer: verbs.Offer) -> Order | None:
@@ -431,173 +345,3 @@ class SiteAgent:
                 self._inputs[blob.digest] = data[-1]
         self._inputs = self._inputs or kept
         return data
-
-    def _answered(self, key: RoundKey, step: int, inputs: list[bytes]) -> Outgoing:
-        """Make the answer to a task and write it down."""
-        try:
-            with_facts = step > 0 if key.phase == HANDSHAKE else step == 0
-            due = 2 if with_facts else 1
-            if len(inputs) != due:
-                raise CodecError(f"a task of this kind comes with {due} contents, this one with {len(inputs)}")
-            if self._gate.follow(key.run):
-                self._end_workers()
-            if key.phase == HANDSHAKE:
-                return self._handshake(key, step, inputs)
-            return self._sum(key, step, inputs[0]) if step else self._order(key, inputs[0], read_facts(inputs[1]))
-        except WorkerGone as gone:
-            log.warning("run=%s round=%s the worker is gone: %s", key.run, key.round, gone)
-            return self._post.write(
-                key, step, Failed(round=key.round, retry=key.retry, kind="crashed", detail=gone.code)
-            )
-        except (CodecError, PlanError) as error:
-            log.warning("run=%s round=%s cannot be carried out: %s", key.run, key.round, error)
-            refused = Refused(round=key.round, retry=key.retry, reason=_code_of(error))
-            return self._post.write(key, step, refused)
-
-    def _handshake(self, key: RoundKey, step: int, inputs: list[bytes]) -> Outgoing:
-        work = self._work(key.run, inputs[0])
-        if step == 0:
-            self._in_hand = work.hand
-            looked = work.hand.look()
-            work.hand.close()  # until the run is approved, which may take days, no process holds its rows
-            return self._post.write_bytes(key, step, looked.facts)
-        facts = read_facts(inputs[1])
-        reasons = self._judge(Asked(run=key.run, experiment=work.experiment, facts=facts, received=inputs[0]))
-        if reasons:
-            log.warning("run=%s is refused here: %s", key.run, ", ".join(reasons))
-            return self._post.write(key, step, Refused(round=key.round, retry=key.retry, reason=reasons[0]))
-        return self._post.write_bytes(key, step, facts.digest.encode())
-
-    def _order(self, key: RoundKey, order: bytes, facts: RunFacts) -> Outgoing:
-        self._gate.allow(key, 0, facts)
-        work = self._runs.get(key.run)
-        if work is None:
-            work = self._work(key.run, self._experiments.read(key.run))
-        self._store.end_earlier(key)
-        states = self._store.states(key.run, like=None)  # type: ignore[arg-type]
-        secret = None if self._rehearsal else fresh_secret().stored()
-        self._in_hand = work.hand
-        trained = work.hand.train(
-            Train(
-                phase=key.phase,
-                facts=facts.canonical,
-                program=key.program,
-                order=order,
-                state=states.load_bytes(self._identity.client),
-                secret=secret,
-            )
-        )
-        log_again(trained.log)
-        return self._message(key, work, trained)
-
-    def _message(self, key: RoundKey, work: _Work, trained: Trained) -> Outgoing:
-        """Hide the vector that came from the worker, and write everything down together."""
-        program, wire = key.program, wire_of(trained)
-        likes: list[ClientMessage] = [
-            Refused(round=key.round, retry=key.retry, reason=""),
-            Failed(round=key.round, retry=key.retry, kind="lost", detail=""),
-            AggregatorMessage(round=key.round, retry=key.retry, payload=_zeros(wire)),
-        ]
-        message = codec.decode_one_of(trained.message, likes)
-        work.wires[key.phase, program] = wire
-        if isinstance(message, AggregatorMessage) and not self._aggregator(work, program).interactive:
-            self._gate.release(key)
-        with self._store.together("answer"):
-            if trained.state is not None:
-                states = self._store.states(key.run, like=None)  # type: ignore[arg-type]
-                states.save_bytes(self._identity.client, trained.state)
-            if isinstance(message, AggregatorMessage):
-                message = self._hidden(key, work, trained, message)
-            return self._post.write(key, 0, message, aggregator=self._aggregator(work, program))
-
-    def _hidden(self, key: RoundKey, work: _Work, trained: Trained, message: AggregatorMessage) -> ClientMessage:
-        aggregator = self._aggregator(work, key.program)
-        if not aggregator.interactive:
-            return message
-        side = self._side(key, work)
-        begun = side.begun(key.program, key.round, key.retry)
-        if begun is not None:
-            return begun
-        phase_key = Key(trained.phase_key)
-        about = SumRound(
-            invited=trained.invited,
-            wire=wire_of(trained),
-            digest=work.digest,
-            phase=key.phase,
-            program=key.program,
-            round=key.round,
-            retry=key.retry,
-            key=phase_key,
-            order=trained.order_digest,
-            run=key.run,
-            roster=self._roster(),
-        )
-        mine = phase_key.child("round", key.round, key.retry).child("client", self._identity.client)
-        secret = rehearsed_secret(phase_key, self._identity.client) if self._rehearsal else fresh_secret()
-        return side.open(message.payload, about, Keys(mine, secret.child(key.program, key.round, key.retry)))
-
-    def _sum(self, key: RoundKey, step: int, request: bytes) -> Outgoing:
-        work = self._runs.get(key.run)
-        if work is None:
-            work = self._work(key.run, self._experiments.read(key.run))
-        self._gate.allow(key, step, None)
-        aggregator: Any = self._aggregator(work, key.program)
-        if not aggregator.interactive:
-            raise CodecError("a second message was asked for in a sum that has one")
-        wire = work.wires.get((key.phase, key.program), WireType(dim=None, dtype="uint32"))
-        asked: AggregatorRequest = decode_request(request, aggregator, wire)
-        if (asked.program, asked.round, asked.retry, asked.step) != (key.program, key.round, key.retry, step):
-            raise CodecError("the message is of another round or step than its task")
-        if step > aggregator.vector_step:  # from here on an answer may open the sum
-            self._gate.release(key)
-        with self._store.together("answer"):
-            answer = self._side(key, work).answer(asked)
-            return self._post.write(key, step, answer, aggregator=aggregator)
-
-    def _side(self, key: RoundKey, work: _Work) -> SumSide:
-        return SumSide(
-            client=self._identity.client,
-            phase=key.phase,
-            aggregator=self._aggregator(work, key.program),
-            sessions=self._store.sessions(key.run),
-            roster=self._roster(),
-            identity=self._identity,
-        )
-
-    # Runs ------------------------------------------------------------------------------------------------------------
-
-    def _work(self, run: RunId, experiment: bytes) -> _Work:
-        if run not in self._runs:
-            self._experiments.keep(run, experiment)
-            built = read_experiment(run, experiment)
-            data = self._data(built)
-            setup = SiteSetup(
-                run=run,
-                experiment=experiment,
-                base=str(data.base),
-                client=self._identity.client,
-                source=msgspec.json.encode(data.source),
-                columns=data.columns,
-            )
-            hand = self._make_hand(setup, limits=self._limits(), moved=self._has_moved)
-            self._runs[run] = _Work(built, built.digest, data, hand)
-        return self._runs[run]
-
-    def _end_workers(self) -> None:
-        """End the workers, so that the next are begun by the rules of now."""
-        for work in self._runs.values():
-            work.hand.close()
-        self._runs.clear()
-
-    def _aggregator(self, work: _Work, program: Program) -> Aggregator:
-        if program not in work.aggregators:
-            work.aggregators[program] = aggregator_of(work.experiment, program, base=work.data.base)
-        return work.aggregators[program]
-
-
-def _code_of(error: Error) -> str:
-    return error.code if isinstance(error, Refusing) else type(error).__name__
-
-
-def _zeros(wire: WireType) -> Any:
-    return np.zeros(wire.dim or 0, wire.dtype)

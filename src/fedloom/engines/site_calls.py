@@ -308,7 +308,7 @@ class SiteCalls:
         task = self._task(request.task, caller)
         if _key_of(task) != request.key:
             return verbs.SubmitReply(verdict="REJECTED", reason="OTHER_TASK")
-        detail = "\n".join([request.kind, request.error, request.where or ""])
+        detail = "\n".join([request.kind, request.error, request.where or "", request.detail or ""])
         failed = Contribution(**task.key._asdict(), step=task.step, site=task.site, kind="failed", detail=detail)
         return self._take(caller, failed, request.envelope, verbs.signed_part(request))
 

@@ -42,6 +42,10 @@ class Gate(Protocol):
         """
         ...
 
+    def tells_errors(self) -> bool:
+        """Return whether the message of an error may leave, of a run that hides nothing."""
+        ...
+
     def release(self, key: RoundKey) -> None:
         """Charge what the next message releases, before it is made.
 
@@ -70,6 +74,10 @@ class OpenGate:
     def allow(self, key: RoundKey, step: int, facts: RunFacts | None) -> None:
         """Return."""
         del key, step, facts
+
+    def tells_errors(self) -> bool:
+        """Return False."""
+        return False
 
     def release(self, key: RoundKey) -> None:
         """Return."""

@@ -143,6 +143,7 @@ class SiteHost:
             require_pq=require_pq,
             tell=self._changed,
             jitter=jitter,
+            pause=self._stopping.wait,  # a site that stops makes no second attempt: what it has to say is in its outbox
         )
         self.line.folder = self.folder
         self._open = contextlib.ExitStack()

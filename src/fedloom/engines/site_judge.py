@@ -16,7 +16,7 @@ import msgspec
 from msgspec import structs
 
 from fedloom.core.ids import ClientId, RunId
-from fedloom.engines.site_agent import Asked, SiteData
+from fedloom.engines.site_answers import Asked, SiteData
 from fedloom.engines.site_folder import SiteFolder
 from fedloom.engines.site_gate import Refusing, Undecided
 from fedloom.engines.site_inbox import (
@@ -217,6 +217,10 @@ class SiteJudge:
         with suppress(Undecided):  # nothing is trained: the hour does not matter
             self._check_visit(experiment, self._data_of(experiment))
         return self._examined(run, experiment, received, facts)
+
+    def tells_errors(self) -> bool:
+        """Return whether the message of an error may leave, of a run that hides nothing."""
+        return self._in_force.policy.site.errors == "full"
 
     def ready(self, run: RunId) -> bool:
         """Return whether something has changed for a run that was undecided."""

@@ -1,6 +1,7 @@
 """Post: what leaves a site. It is written down first, sent until the coordinator is known to have it, and signed.
 
-No text that a site's data could be read from leaves: of a refusal its code, of a failure its class and line.
+No text that a site's data could be read from leaves: of a refusal its code, of a failure its class and line; its
+message only where the policy says so and the run hides nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from fedloom.transport.fields import INLINE
 
 log = logging.getLogger(__name__)
 _EXPIRES_S = 3600
+_LONGEST = 500
+"""Characters of the message of an error that leave, where any may."""
 _CODE = re.compile(r"[\w.-]+")
 _NUMBERS = 64
 
@@ -93,9 +96,22 @@ class Post:
         self._order = order
 
     def write(
-        self, key: RoundKey, step: int, message: ClientMessage, *, aggregator: Aggregator | None = None
+        self,
+        key: RoundKey,
+        step: int,
+        message: ClientMessage,
+        *,
+        aggregator: Aggregator | None = None,
+        openly: bool = False,
     ) -> Outgoing:
-        """Write down what the site answers at a step; ``aggregator`` is what packs a vector.
+        """Write down what the site answers at a step.
+
+        Args:
+            key: The round.
+            step: Of it.
+            message: The answer.
+            aggregator: What packs a vector.
+            openly: Whether the message of an error leaves, too.
 
         Raises:
             StoreError: When it cannot be written, or another answer was written before.
@@ -110,7 +126,8 @@ class Post:
             log.warning("run=%s round=%s step=%s failed: %s", key.run, key.round, step, message.detail)
             told = error if words or error.isidentifier() else message.kind  # a class, or a code; never a text
             where = PurePath(message.where or "").name  # where it lies at this site is nobody's business
-            detail = "\n".join([message.kind, told, where])
+            text = " ".join(words.split())[:_LONGEST] if openly else ""
+            detail = "\n".join([message.kind, told, where, text])
             return self._posted(Outgoing(**key._asdict(), step=step, kind="failed", detail=detail))
         if aggregator is not None and aggregator.interactive:
             packed: Any = aggregator
@@ -156,7 +173,7 @@ class Post:
             )
             return "ACCEPTED"
         if out.kind == "failed":
-            kind, error, where = (*out.detail.split("\n"), "", "", "")[:3]
+            kind, error, where, text = (*out.detail.split("\n"), "", "", "", "")[:4]
             failed = verbs.Fail(
                 session=session,
                 task=task,
@@ -164,6 +181,7 @@ class Post:
                 kind=kind,
                 error=error[:200] or kind,
                 where=where[:200] or None,
+                detail=text or None,
             )
             return self._line.fail(self.signed(failed, key)).verdict
         assert out.blob is not None, "a message has a content"
