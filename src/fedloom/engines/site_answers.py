@@ -232,7 +232,6 @@ class Answers:
         work = self._runs.get(key.run)
         if work is None:
             work = self._work(key.run, self._experiments.read(key.run))
-        self._store.end_earlier(key)
         states = self._store.states(key.run, like=None)  # type: ignore[arg-type]
         secret = None if self._rehearsal else fresh_secret().stored()
         self._at_work = work.hand
@@ -262,6 +261,7 @@ class Answers:
         if isinstance(message, AggregatorMessage) and not self._aggregator(work, program).interactive:
             self._gate.release(key)
         with self._store.together("answer"):
+            self._store.end_earlier(key)  # whoever orders this round has closed those before it
             if trained.state is not None:
                 states = self._store.states(key.run, like=None)  # type: ignore[arg-type]
                 states.save_bytes(self._identity.client, trained.state)

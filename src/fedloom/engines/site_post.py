@@ -90,6 +90,7 @@ class Post:
         self._inline = inline
         self._numbers: dict[str, tuple[int, int]] = {}
         self._order: Order | None = None
+        self._fresh: tuple[str, bytes] | None = None  # what is about to be sent need not be read again
 
     def answer_to(self, order: Order | None) -> None:
         """Name the signed offer that what is written next answers: both become durable together."""
@@ -137,6 +138,7 @@ class Post:
     def write_bytes(self, key: RoundKey, step: int, data: bytes) -> Outgoing:
         """Write down an answer that is bytes already."""
         blob = self._store.blobs.put(data)
+        self._fresh = blob, data
         return self._posted(Outgoing(**key._asdict(), step=step, kind="message", blob=blob))
 
     def _posted(self, out: Outgoing) -> Outgoing:
@@ -185,7 +187,8 @@ class Post:
             )
             return self._line.fail(self.signed(failed, key)).verdict
         assert out.blob is not None, "a message has a content"
-        data = self._store.blobs.read(out.blob)
+        fresh, self._fresh = self._fresh, None
+        data = fresh[1] if fresh is not None and fresh[0] == out.blob else self._store.blobs.read(out.blob)
         blob = verbs.Blob(digest=bytes.fromhex(out.blob), length=len(data))
         charged = read_head(self._store.ledger_path)
         head = None if charged is None else head_text(charged[1])
