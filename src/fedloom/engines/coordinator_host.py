@@ -6,13 +6,12 @@ import contextlib
 import hashlib
 import io
 import logging
-import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
 from msgspec import structs
@@ -28,6 +27,7 @@ from fedloom.engines.desk import Desk, Halted
 from fedloom.engines.entry_calls import EntryCalls
 from fedloom.engines.federation import ABORTED, RUNS, Federation
 from fedloom.engines.health import Durations, HealthPort, Labels, Metric, metric
+from fedloom.engines.interrupts import asked_to_end
 from fedloom.engines.owned_files import Followed
 from fedloom.engines.rounds import OnRound
 from fedloom.engines.site_calls import BlobOnDisk, SiteCalls
@@ -334,7 +334,7 @@ class CoordinatorHost:
         Returns:
             0: everything was left so that it goes on at the next start.
         """
-        with self._signals():
+        with asked_to_end(self._drain, second=self._give_no_grace):
             ready()
             self.serve(on_round=on_round)
         return 0
@@ -346,31 +346,13 @@ class CoordinatorHost:
             self._server.drain()
             self.desk.halt(reason)
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Drain at the first SIGTERM or Ctrl-C, and leave at the second."""
+    def _drain(self, number: int) -> None:
+        log.warning("event=draining signal=%s grace_s=%s", number, _GRACE_S)
+        self._grace_s = _GRACE_S
+        self.stop()
 
-        def first(number: int, frame: FrameType | None) -> None:
-            del frame
-            for each in kinds:
-                signal.signal(each, second)
-            log.warning("event=draining signal=%s grace_s=%s", number, _GRACE_S)
-            self._grace_s = _GRACE_S
-            # The desk's lock may be held by the very code that the signal came into: another thread asks for it.
-            threading.Thread(target=self.stop, args=("the coordinator is stopping",), daemon=True).start()
-
-        def second(number: int, frame: FrameType | None) -> None:
-            del frame
-            self._grace_s = 0.0
-            raise SystemExit(128 + number)
-
-        kinds = (signal.SIGTERM, signal.SIGINT)
-        before = {each: signal.signal(each, first) for each in kinds}
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+    def _give_no_grace(self) -> None:
+        self._grace_s = 0.0
 
     def _leave_paused(self, record: RoundRecord) -> None:
         """Open no further round of a run that an operator has paused or ended.

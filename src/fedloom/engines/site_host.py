@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
 from fedloom.engines.coordinator_host import ROSTER_NOTICE
 from fedloom.engines.health import HealthPort, Labels, Metric, metric
+from fedloom.engines.interrupts import asked_to_end
 from fedloom.engines.owned_files import Followed
 from fedloom.engines.site_agent import SiteAgent
 from fedloom.engines.site_folder import SiteFolder, check_member, follow_roster, renew
@@ -251,7 +251,7 @@ class SiteHost:
         Returns:
             0: everything was left so that it goes on at the next start.
         """
-        with self._signals():
+        with asked_to_end(self._leave):
             ready()
             self.serve()
         return 0
@@ -272,26 +272,9 @@ class SiteHost:
         if self.line.waiting or (link is not None and not link.connected):
             self.line.close()  # else a call is under way: it is answered, and the agent takes its leave
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        def first(number: int, frame: FrameType | None) -> None:
-            del frame
-            for each in kinds:
-                signal.signal(each, second)
-            log.warning("event=stopping signal=%s", number)
-            threading.Thread(target=self.stop, daemon=True).start()
-
-        def second(number: int, frame: FrameType | None) -> None:
-            del frame
-            raise SystemExit(128 + number)
-
-        kinds = (signal.SIGTERM, signal.SIGINT)
-        before = {each: signal.signal(each, first) for each in kinds}
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+    def _leave(self, number: int) -> None:
+        log.warning("event=stopping signal=%s", number)
+        self.stop()
 
     # Certificate and line --------------------------------------------------------------------------------------------
 
